@@ -1,0 +1,166 @@
+"""The run folder: every file of an audit, on a local path or any filesystem pyarrow knows, never seen half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from auditor.errors import InputError
+
+FORMAT_VERSION = 1
+"""Version of every file this release writes; a newer one is refused by name."""
+
+
+def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
+    """Split a path or URI into a filesystem and a path on it; local paths become absolute.
+
+    Raises:
+        InputError: The URI's scheme is unknown or the URI cannot be parsed.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{text}: is no path or URI that can be opened ({error})") from error
+    return filesystem, path
+
+
+class RunFolder:
+    """Reads and writes files of one run by their relative names.
+
+    Writing goes to a hidden name first and is then moved into place, so a reader sees a whole file or none.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.filesystem, self.path = resolve(uri)
+        self.uri = str(uri) if "://" in str(uri) else self.path
+
+    def __reduce__(self) -> tuple[type[RunFolder], tuple[str]]:
+        return RunFolder, (self.uri,)
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a local path, or None on an object store."""
+        return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+
+    def full(self, name: str) -> str:
+        """The path of a file on its filesystem."""
+        return f"{self.path}/{name}" if name else self.path
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of this name is there."""
+        return bool(self.filesystem.get_file_info(self.full(name)).type != fs.FileType.NotFound)
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of the visible files and folders directly in a folder; empty when it does not exist."""
+        selector = fs.FileSelector(self.full(folder), allow_not_found=True)
+        found = (info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(name for name in found if not name.startswith("."))
+
+    def read_bytes(self, name: str) -> bytes:
+        """A file's contents."""
+        with self.filesystem.open_input_stream(self.full(name)) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, name: str, contents: bytes) -> None:
+        """Write a file and move it into place."""
+        hidden = self._aside(name)
+        with self.filesystem.open_output_stream(hidden) as stream:
+            stream.write(contents)
+        self.filesystem.move(hidden, self.full(name))
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file's value.
+
+        Raises:
+            InputError: The file is of a newer format than this release knows, or is not JSON.
+        """
+        try:
+            value = json.loads(self.read_bytes(name))
+        except ValueError as error:
+            raise InputError(f"{self.full(name)}: is not JSON ({error})") from error
+        version = value.get("format_version", FORMAT_VERSION) if isinstance(value, dict) else FORMAT_VERSION
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"{self.full(name)}: has format version {version}, this release reads up to {FORMAT_VERSION}"
+            )
+        return value
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write a mapping as JSON, with the format version."""
+        text = json.dumps({"format_version": FORMAT_VERSION, **value}, indent=2, ensure_ascii=False, allow_nan=False)
+        self.write_bytes(name, (text + "\n").encode())
+
+    def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
+        """Write one Parquet file and move it into place."""
+        stamped = {b"auditor.format_version": str(FORMAT_VERSION).encode(), **(table.schema.metadata or {})}
+        hidden = self._aside(name)
+        settings = {"compression": "zstd", **options}
+        pq.write_table(table.replace_schema_metadata(stamped), hidden, filesystem=self.filesystem, **settings)
+        self.filesystem.move(hidden, self.full(name))
+
+    def read_table(self, names: str | Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one Parquet file, several in the given order, or all of a folder in the order of their names.
+
+        Raises:
+            InputError: A file is of a newer format than this release knows.
+        """
+        if isinstance(names, str):
+            folder = not names.endswith(".parquet")
+            names = [f"{names}/{name}" for name in self.names(names)] if folder else [names]
+        tables = [
+            pq.read_table(self.full(name), filesystem=self.filesystem, columns=columns, partitioning=None)
+            for name in names
+        ]
+        for name, table in zip(names, tables, strict=True):
+            version = int((table.schema.metadata or {}).get(b"auditor.format_version", FORMAT_VERSION))
+            if version > FORMAT_VERSION:
+                raise InputError(
+                    f"{self.full(name)}: has format version {version}, this release reads up to {FORMAT_VERSION}"
+                )
+        return pa.concat_tables(tables, promote_options="default")
+
+    def make(self, folder: str) -> str:
+        """Create a folder, its parents included, and return its full path."""
+        self.filesystem.create_dir(self.full(folder), recursive=True)
+        return self.full(folder)
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder; nothing happens when it does not exist."""
+        info = self.filesystem.get_file_info(self.full(name))
+        if info.type == fs.FileType.Directory:
+            self.filesystem.delete_dir(self.full(name))
+        elif info.type == fs.FileType.File:
+            self.filesystem.delete_file(self.full(name))
+
+    def replace(self, source: str, target: str) -> None:
+        """Move a finished folder into place, whatever stood there before."""
+        self.remove(target)
+        self.filesystem.move(self.full(source), self.full(target))
+
+    def upload(self, local: Path, folder: str, names: Iterable[str]) -> None:
+        """Copy files of a local folder into a folder of the run."""
+        self.make(folder)
+        for name in names:
+            with (local / name).open("rb") as source:
+                with self.filesystem.open_output_stream(self.full(f"{folder}/{name}")) as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+
+    def _aside(self, name: str) -> str:
+        folder, _, base = name.rpartition("/")
+        self.make(folder)
+        return self.full(f"{folder}/.{base}.{os.getpid()}-{uuid.uuid4().hex[:8]}".lstrip("/"))
