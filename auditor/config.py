@@ -115,9 +115,7 @@ class Augmentation(Section):
 class Data(Section):
     """The rows to train on, to audit and to judge with."""
 
-    source: Annotated[
-        DigitsSource | ParquetSource | FolderSource | TorchvisionSource, Field(discriminator="kind")
-    ]
+    source: Annotated[DigitsSource | ParquetSource | FolderSource | TorchvisionSource, Field(discriminator="kind")]
     """Where the rows come from."""
     columns: Columns = Columns()
     """Names of the columns, for Parquet sources."""
@@ -180,7 +178,7 @@ class Train(Section):
     """SAM training."""
 
     epochs: PositiveInt = 30
-    """Passes over the training rows; the rows that do not fill a last batch wait for the next epoch's order."""
+    """Passes over the training rows; the rows that do not fill a last batch sit out, all rows in turn."""
     batch_size: PositiveInt = 128
     """Samples a step, over all workers together."""
     micro_batch_size: PositiveInt = 64
@@ -198,9 +196,7 @@ class Train(Section):
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self) -> Train:
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}"
-            )
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
 
 

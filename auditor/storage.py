@@ -65,11 +65,11 @@ class RunFolder:
         """Whether a file or folder of this name is there."""
         return bool(self.filesystem.get_file_info(self.full(name)).type != fs.FileType.NotFound)
 
-    def names(self, folder: str) -> list[str]:
-        """Sorted names of the visible files and folders directly in a folder; empty when it does not exist."""
+    def names(self, folder: str, hidden: bool = False) -> list[str]:
+        """Sorted names of the files and folders directly in a folder; empty when it does not exist."""
         selector = fs.FileSelector(self.full(folder), allow_not_found=True)
         found = (info.base_name for info in self.filesystem.get_file_info(selector))
-        return sorted(name for name in found if not name.startswith("."))
+        return sorted(name for name in found if hidden or not name.startswith("."))
 
     def read_bytes(self, name: str) -> bytes:
         """A file's contents."""
@@ -156,9 +156,11 @@ class RunFolder:
         """Copy files of a local folder into a folder of the run."""
         self.make(folder)
         for name in names:
-            with (local / name).open("rb") as source:
-                with self.filesystem.open_output_stream(self.full(f"{folder}/{name}")) as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
+            with (
+                (local / name).open("rb") as source,
+                self.filesystem.open_output_stream(self.full(f"{folder}/{name}")) as target,
+            ):
+                shutil.copyfileobj(source, target, 1 << 20)
 
     def _aside(self, name: str) -> str:
         folder, _, base = name.rpartition("/")

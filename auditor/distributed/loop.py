@@ -1,0 +1,190 @@
+"""The training loop that every worker runs: torch.distributed where there is a process group, no Ray in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from auditor import counters
+from auditor.config import Config
+from auditor.data import Dataset, Samples
+from auditor.models import build_model
+from auditor.sam import (
+    MicroBatch,
+    Network,
+    State,
+    StepSettings,
+    Tensors,
+    learning_rate,
+    make_perturbation,
+    sam_step,
+)
+from auditor.storage import RunFolder
+from auditor.trajectory import Manifest, TrajectoryRecorder, spread_checkpoints
+from auditor.trajectory.order import steps_from
+
+_LOOK_AT_LOSS_EVERY = 32
+"""Steps between looks at the loss on an accelerator, where each look waits for the device."""
+
+
+def training_manifest(config: Config, dataset: Dataset) -> Manifest:
+    """The training that a configuration and a dataset describe."""
+    train, rows = config.train, dataset.rows("train")
+    steps_per_epoch = rows // train.batch_size
+    steps = train.epochs * steps_per_epoch
+    return Manifest(
+        rows=rows,
+        steps=steps,
+        epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        optimizer=train.optimizer.model_dump(),
+        perturbation=train.perturbation.model_dump(),
+        seed=config.seed,
+        checkpoint_steps=spread_checkpoints(steps, train.checkpoints),
+    )
+
+
+def dtype_of(config: Config) -> torch.dtype:
+    """The torch type of `train.precision`."""
+    return torch.float64 if config.train.precision == "float64" else torch.float32
+
+
+def new_model(config: Config, dataset: Dataset) -> nn.Module:
+    """The configured network with its seeded initial weights, on the CPU."""
+    seed = counters.seed_of("weights", config.seed)
+    model = config.model
+    return build_model(model.name, model.args, dataset.input_shape, len(dataset.class_names), seed, dtype_of(config))
+
+
+class StepInputs:
+    """Makes micro-batches from row indices: order, augmentation and dropout are functions of counters.
+
+    Args:
+        config: The audit.
+        samples: Training samples.
+        device: Where the tensors go.
+    """
+
+    def __init__(self, config: Config, samples: Samples, device: torch.device) -> None:
+        self.seed = config.seed
+        self.samples = samples
+        self.device = device
+        self.weights = torch.ones(len(samples), dtype=dtype_of(config))
+
+    def micro_batch(self, step: int, epoch: int, index: int, rows: object) -> MicroBatch:
+        """Micro-batch `index` of a step, as it was and will be trained on."""
+        return MicroBatch(
+            inputs=self.samples.inputs(rows, epoch).to(self.device, non_blocking=True),
+            labels=self.samples.labels[rows].to(self.device),
+            weights=self.weights[rows].to(self.device),
+            seed=counters.seed_of("dropout", self.seed, step, index),
+        )
+
+
+def step_settings(manifest: Manifest, step: int) -> StepSettings:
+    """The base optimizer's numbers at one step."""
+    optimizer = manifest.optimizer
+    warmup = round(optimizer["warmup_epochs"] * manifest.steps_per_epoch)
+    rate = learning_rate(step, manifest.steps, warmup, optimizer["learning_rate"], optimizer["schedule"])
+    return StepSettings(rate, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
+
+
+def run_training(
+    config: Config,
+    run: RunFolder,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _: None,
+) -> str | None:
+    """Train from the last complete checkpoint, or the beginning, to the end, recording everything.
+
+    Collective: every worker of a process group calls it; alone it trains by itself.
+
+    Args:
+        config: The audit.
+        run: Its run folder, dataset prepared.
+        device: This worker's device.
+        progress: Told the number of steps done, on the first rank.
+
+    Returns:
+        None at the end of training, or in one sentence why it could not go on; the same on every worker.
+    """
+    dataset = Dataset.load(run)
+    manifest = training_manifest(config, dataset)
+    samples = Samples.load(run, "train", dataset, config.data.cache_gib, dtype_of(config))
+    inputs = StepInputs(config, samples, device)
+    network = Network(new_model(config, dataset).to(device))
+    perturbation = make_perturbation(**manifest.perturbation)
+
+    recorder = TrajectoryRecorder(run, manifest)
+    restored = recorder.restore()
+    state = (restored or State.initial(network)).to(device)
+    if restored is None:
+        recorder.checkpoint(0, state)
+    planned = frozenset(manifest.checkpoint_steps)
+    losses: list[Tensor] = []
+    for step, epoch, micro_batches in steps_from(manifest, recorder.next_step):
+        mine = _share(manifest.micro_batches, recorder.rank, recorder.world_size)
+        settings = step_settings(manifest, step)
+        batches = (inputs.micro_batch(step, epoch, index, micro_batches[index]) for index in mine)
+        state, loss, results = sam_step(
+            network, state, batches, manifest.micro_batches, perturbation, settings, _all_reduce
+        )
+        for index, result in zip(mine, results, strict=True):
+            recorder.record(
+                step=step,
+                epoch=epoch,
+                micro_batch=index,
+                samples=micro_batches[index],
+                learning_rate=settings.learning_rate,
+                rho=float(manifest.perturbation["rho"]),
+                grad_norm=result.grad_norm,
+                loss=result.loss,
+                signals=(
+                    result.losses,
+                    result.margins,
+                    result.losses_perturbed,
+                    result.margins_perturbed,
+                    result.predicted,
+                ),
+            )
+        losses.append(loss)
+        if device.type == "cpu" or len(losses) == _LOOK_AT_LOSS_EVERY or step + 1 in planned:
+            failure = _first_not_finite(losses, step)
+            if failure is not None:
+                return failure
+            losses.clear()
+            if recorder.rank == 0:
+                progress(step + 1)
+        if step + 1 in planned:
+            recorder.checkpoint(step + 1, state)
+    return None
+
+
+def _share(micro_batches: int, rank: int, world_size: int) -> range:
+    """The micro-batches of a rank: neighbouring ones, shares that differ by one at most."""
+    return range(rank * micro_batches // world_size, (rank + 1) * micro_batches // world_size)
+
+
+def _all_reduce(tensors: Tensors) -> Tensors:
+    """Sum over ranks, in one message."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensors
+    flat = torch.cat([value.flatten() for value in tensors.values()])
+    dist.all_reduce(flat)
+    parts = flat.split([value.numel() for value in tensors.values()])
+    return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
+
+
+def _first_not_finite(losses: list[Tensor], last_step: int) -> str | None:
+    values = torch.stack(losses).tolist()
+    for offset, value in enumerate(values):
+        if not math.isfinite(value):
+            step = last_step - len(values) + 1 + offset
+            return f"training stopped at step {step}: the loss is {value}; a smaller learning rate may help"
+    return None

@@ -1,0 +1,183 @@
+"""Ray Data scores every training sample over a pool of actors and writes the scores as Parquet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+
+from auditor.config import Config, parse_config
+from auditor.data import Dataset, inputs_of_batch
+from auditor.distributed.loop import dtype_of, new_model
+from auditor.distributed.survey import Survey, survey
+from auditor.errors import StageError
+from auditor.influence import gif_scores, sample_logits
+from auditor.sam import Network
+from auditor.sam.step import margin
+from auditor.storage import RunFolder
+
+SCORES = "scores"
+EVALUATION = "evaluation.json"
+
+
+def score_on_ray(config: Config, run: RunFolder) -> int:
+    """Score the training samples on the connected Ray cluster.
+
+    Writes evaluation.json and scores/*.parquet; scores that are there already are left alone.
+
+    Args:
+        config: The audit.
+        run: Its run folder, training complete.
+
+    Returns:
+        The number of samples scored.
+
+    Raises:
+        StageError: Training has not ended, a score is not finite, or samples are missing.
+    """
+    dataset = Dataset.load(run)
+    rows = dataset.rows("train")
+    if run.exists(SCORES):
+        return rows
+    settings = config.model_dump(mode="json")
+    reserved = _reserved(config)
+    surveyed = ray.remote(**reserved)(_survey).remote(settings, run.uri)
+    evaluation = ray.remote(num_cpus=0)(_evaluation).remote(surveyed)
+    run.write_json(EVALUATION, _get(evaluation))
+
+    aside = f".{SCORES}"
+    run.remove(aside)
+    run.make(aside)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    resources = config.resources
+    block = int(np.clip(-(-rows // (4 * resources.score_actors)), config.score.batch_size, 8192))
+    try:
+        (
+            ray.data.read_parquet(
+                run.full("dataset/train"),
+                filesystem=run.filesystem,
+                columns=["row", "sample_id", dataset.inputs_column, "label"],
+                ray_remote_args={"num_cpus": 0.25},
+            )
+            .repartition(target_num_rows_per_block=block)
+            .map_batches(
+                Scorer,
+                fn_constructor_args=(settings, run.uri, surveyed),
+                batch_format="pyarrow",
+                batch_size=config.score.batch_size,
+                compute=ActorPoolStrategy(size=resources.score_actors),
+                **reserved,
+            )
+            .write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 0.25})
+        )
+    except ray.exceptions.RayError as error:
+        raise StageError(f"scoring gave up: {_cause(error)}") from error
+    _check(run.read_table(aside, columns=["sample_id"]), rows)
+    run.replace(aside, SCORES)
+    return rows
+
+
+class Scorer:
+    """A scoring actor: the network, the survey and the device stay; batches of samples pass through.
+
+    Args:
+        settings: The configuration, as plain values.
+        uri: The run folder.
+        surveyed: Reference of the survey, read from the object store once a node.
+    """
+
+    def __init__(self, settings: dict[str, Any], uri: str, surveyed: ray.ObjectRef) -> None:
+        self.config = parse_config(settings)
+        torch.set_num_threads(self.config.resources.cpus_per_worker)
+        self.device = _device(self.config)
+        self.dataset = Dataset.load(RunFolder(uri))
+        self.network = Network(new_model(self.config, self.dataset).to(self.device))
+        found: Survey = ray.get(surveyed)
+        self.final = found.final.to(self.device)
+        self.directions = [direction.to(self.device) for direction in found.directions]
+        self.exposures = found.exposures
+        self.area_under_margin = found.area_under_margin
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score one batch: one row in, one row out."""
+        rows = batch["row"].to_numpy()
+        inputs = inputs_of_batch(batch[self.dataset.inputs_column], self.dataset, dtype_of(self.config))
+        inputs = inputs.to(self.device)
+        labels = torch.as_tensor(batch["label"].to_numpy().astype(np.int64), device=self.device)
+        methods = self.config.score.methods
+        with torch.no_grad():
+            logits = sample_logits(self.network, self.final, inputs)
+            probabilities, suggested = logits.softmax(dim=1).max(dim=1)
+        columns: dict[str, Any] = {"sample_id": batch["sample_id"], "label": batch["label"]}
+        if "gif" in methods:
+            exposures = torch.as_tensor(self.exposures[rows], device=self.device)
+            columns["gif"] = gif_scores(self.network, self.directions, exposures, inputs, labels).cpu().numpy()
+        if "loss" in methods:
+            losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            columns["loss"] = losses.float().cpu().numpy()
+        if "margin" in methods:
+            columns["margin"] = margin(logits, labels).float().cpu().numpy()
+        if "aum" in methods:
+            columns["aum"] = self.area_under_margin[rows].astype(np.float32)
+        columns["suggested_label"] = suggested.int().cpu().numpy()
+        columns["suggested_probability"] = probabilities.float().cpu().numpy()
+        scored = pa.table(columns)
+        _refuse_not_finite(scored, methods)
+        return scored
+
+
+def _survey(settings: dict[str, Any], uri: str) -> Survey:
+    config = parse_config(settings)
+    torch.set_num_threads(config.resources.cpus_per_worker)
+    return survey(config, RunFolder(uri), _device(config))
+
+
+def _evaluation(surveyed: Survey) -> dict[str, Any]:
+    return surveyed.evaluation
+
+
+def _device(config: Config) -> torch.device:
+    return torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
+
+
+def _reserved(config: Config) -> dict[str, Any]:
+    resources = config.resources
+    return {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker or None}
+
+
+def _refuse_not_finite(scored: pa.Table, methods: list[Any]) -> None:
+    for method in methods:
+        broken = pc.invert(pc.is_finite(scored[method]))
+        if pc.any(broken).as_py():
+            sample = scored.filter(broken)["sample_id"][0].as_py()
+            raise StageError(f"the {method} score of sample {sample!r} is not finite")
+
+
+def _check(scored: pa.Table, expected: int) -> None:
+    unique = len(pc.unique(scored["sample_id"]))
+    if not scored.num_rows == unique == expected:
+        raise StageError(f"{expected} samples should have been scored, {scored.num_rows} were, {unique} of them unique")
+
+
+def _get(reference: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, StageError):
+            raise StageError(str(cause)) from error
+        raise
+
+
+def _cause(error: BaseException) -> str:
+    """The sentence of the innermost error."""
+    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

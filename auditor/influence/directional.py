@@ -1,0 +1,96 @@
+"""The one primitive: for a batch and one direction v, ⟨∇l_k, v⟩ for every sample k in one dual forward pass.
+
+No per-sample gradient exists at any time and memory is a forward pass's (MATH: forward-mode differentiation of the
+vector of losses). With BatchNorm, l_k reads precise statistics and their derivative along v is part of the answer,
+so a sample's number does not depend on which other samples share its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+from torch.nn.functional import cross_entropy
+
+from auditor.influence.statistics import PreciseStatistics, fold
+from auditor.sam.network import Network
+from auditor.sam.perturbation import Tensors
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where per-sample losses are evaluated: parameters, buffers and the statistics that belong to them."""
+
+    parameters: Tensors
+    buffers: Tensors
+    statistics: Tensors
+    """Empty where running statistics are used."""
+
+    @classmethod
+    def at(cls, precise: PreciseStatistics, parameters: Tensors, buffers: Tensors) -> Point:
+        """The point of some parameters, its statistics computed."""
+        return cls(parameters, buffers, precise.value(parameters, buffers))
+
+    def to(self, device: torch.device) -> Point:
+        """The same point on a device."""
+        return Point(*(_to(tensors, device) for tensors in (self.parameters, self.buffers, self.statistics)))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A point and a tangent at it, the statistics' own tangent included."""
+
+    point: Point
+    parameters: Tensors
+    """v, of the parameters' names and shapes."""
+    statistics: Tensors
+    """(∂S/∂θ) v."""
+
+    @classmethod
+    def along(cls, precise: PreciseStatistics, parameters: Tensors, buffers: Tensors, tangent: Tensors) -> Direction:
+        """The direction `tangent` at some parameters."""
+        statistics, derivative = precise.pushforward(parameters, buffers, tangent)
+        return cls(Point(parameters, buffers, statistics), tangent, derivative)
+
+    def to(self, device: torch.device) -> Direction:
+        """The same direction on a device."""
+        return Direction(self.point.to(device), _to(self.parameters, device), _to(self.statistics, device))
+
+
+def sample_logits(network: Network, point: Point, inputs: Tensor) -> Tensor:
+    """Logits [m, classes] in evaluation mode with the point's statistics."""
+    return network.evaluate(fold(network, point.parameters, point.buffers, point.statistics), {}, inputs)
+
+
+def directional_derivatives(
+    network: Network, direction: Direction, inputs: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Per-sample losses and their derivatives along a direction.
+
+    Args:
+        network: The model.
+        direction: θ and v.
+        inputs: [m, ...].
+        labels: [m].
+
+    Returns:
+        (l_k [m], ⟨∇l_k, v⟩ [m]).
+    """
+    point = direction.point
+
+    def losses(parameters: Tensors, statistics: Tensors) -> Tensor:
+        logits = sample_logits(network, Point(parameters, point.buffers, statistics), inputs)
+        return cross_entropy(logits, labels, reduction="none")
+
+    with torch.no_grad():
+        value, derivative, *_ = jvp(
+            losses, (point.parameters, point.statistics), (direction.parameters, direction.statistics)
+        )
+    return value, derivative
+
+
+def _to(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
+    return {name: value.to(device) for name, value in tensors.items()}

@@ -1,0 +1,75 @@
+"""SAM-GIF: influence from the gradients along the recorded trajectory.
+
+Source: "Attributing Data for Sharpness-Aware Minimization", Theorem 4.6, with the sign and the 1/b that its text lost:
+
+    influence_k = Σ_c W_{k,c} ⟨∇f(θ_T), ∇l_k(θ_c + ε_c)⟩,   W_{k,c} = Σ_{t in interval c} (η̄_t / b_t) B_{k,t}
+
+Positive: the sample helps. GIF drops the curvature between step t and the end: it ranks, it does not measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from auditor.influence.directional import Direction, directional_derivatives
+from auditor.influence.statistics import PreciseStatistics
+from auditor.sam.network import Network
+from auditor.sam.perturbation import PerturbationFunction, Tensors
+from auditor.sam.step import MicroBatch, State, micro_batch_pass
+
+
+def gif_direction(
+    network: Network,
+    precise: PreciseStatistics,
+    state: State,
+    batches: Sequence[MicroBatch],
+    perturbation: PerturbationFunction,
+    gradient: Tensors,
+) -> Direction:
+    """The direction ∇f(θ_T) at a checkpoint's θ_c + ε_c.
+
+    Args:
+        network: The model.
+        precise: S(θ).
+        state: The checkpoint.
+        batches: Micro-batches of the step recorded at the checkpoint; ε_c is the perturbation of their mean gradient.
+        perturbation: SAM's.
+        gradient: ∇f(θ_T).
+
+    Returns:
+        What `gif_scores` needs of this checkpoint.
+    """
+    passes = [micro_batch_pass(network, state.parameters, state.buffers, batch) for batch in batches]
+    mean = {name: torch.stack([entry.gradient[name] for entry in passes]).mean(dim=0) for name in state.parameters}
+    epsilon = perturbation(state.parameters, mean)
+    perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
+    return Direction.along(precise, perturbed, state.buffers, gradient)
+
+
+def gif_scores(
+    network: Network,
+    directions: Sequence[Direction],
+    exposures: Tensor,
+    inputs: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """SAM-GIF influence of a batch of training samples: one dual forward pass a checkpoint.
+
+    Args:
+        network: The model.
+        directions: One a checkpoint, see `gif_direction`.
+        exposures: W [m, checkpoints].
+        inputs: [m, ...], not augmented.
+        labels: [m].
+
+    Returns:
+        influence [m], in float64, in nats of the query's mean loss.
+    """
+    total = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+    for index, direction in enumerate(directions):
+        _, derivatives = directional_derivatives(network, direction, inputs, labels)
+        total += exposures[:, index] * derivatives.double()
+    return total

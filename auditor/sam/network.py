@@ -1,0 +1,102 @@
+"""A module as a pure function of parameters and buffers, its BatchNorm statistics returned, not hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from auditor.sam.perturbation import Tensors
+
+
+class Network:
+    """Runs one module as a pure function.
+
+    Args:
+        model: Any module from inputs [m, ...] to logits [m, classes]. Its own parameters are only read by
+            `parameters` and `buffers`; its mode is set at every call.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.norms: dict[str, _BatchNorm] = {
+            name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)
+        }
+        """BatchNorm layers by module name."""
+
+    def parameters(self) -> Tensors:
+        """Detached copies of the trainable parameters."""
+        return {name: value.detach().clone() for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def buffers(self) -> Tensors:
+        """Detached copies of the buffers, parameters that are frozen included."""
+        frozen = {name: value for name, value in self.model.named_parameters() if not value.requires_grad}
+        return {name: value.detach().clone() for name, value in (*frozen.items(), *self.model.named_buffers())}
+
+    def evaluate(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Logits [m, classes] in evaluation mode."""
+        self.model.eval()
+        logits: Tensor = functional_call(self.model, {**buffers, **parameters}, (inputs,))
+        return logits
+
+    def train(
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor, seed: int
+    ) -> tuple[Tensor, Tensors]:
+        """Logits in training mode, and how this batch would move BatchNorm's running statistics.
+
+        Args:
+            parameters: Trainable parameters.
+            buffers: Buffers; not changed.
+            inputs: [m, ...].
+            seed: Seeds dropout.
+
+        Returns:
+            Logits [m, classes] and, for each running buffer, momentum · batch statistic: see `move_statistics`.
+        """
+        self.model.train()
+        # A running buffer that starts at zero ends at momentum · statistic: exactly what is to be averaged over
+        # micro-batches, in whatever order and on whatever worker they run.
+        scratch = {key: torch.zeros_like(buffers[key]) for key in self.running_keys(buffers)}
+        counted = {key: value.clone() for key, value in buffers.items() if key.endswith("num_batches_tracked")}
+        with seeded(seed, inputs.device):
+            logits: Tensor = functional_call(self.model, {**buffers, **counted, **scratch, **parameters}, (inputs,))
+        return logits, scratch
+
+    def move_statistics(self, buffers: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> Tensors:
+        """The buffers after a step.
+
+        Args:
+            buffers: Buffers before the step.
+            moved: Mean over the step's micro-batches of what `train` returned.
+
+        Returns:
+            running ← (1 − momentum) running + moved, and the batch counters advanced by one.
+        """
+        after = dict(buffers)
+        for name, module in self.norms.items():
+            counter = f"{name}.num_batches_tracked"
+            if counter not in buffers:
+                continue
+            after[counter] = buffers[counter] + 1
+            kept = 1.0 - (1.0 / after[counter] if module.momentum is None else module.momentum)
+            for key in (f"{name}.running_mean", f"{name}.running_var"):
+                after[key] = kept * buffers[key] + moved[key]
+        return after
+
+    def running_keys(self, buffers: Mapping[str, Tensor]) -> list[str]:
+        """Names of BatchNorm's running means and variances among the buffers."""
+        keys = (f"{name}.{kind}" for name in self.norms for kind in ("running_mean", "running_var"))
+        return [key for key in keys if key in buffers]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Run a block under a seed and leave the global generators as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,102 @@
+"""The ledger's reader: a recorded training as tables, weights and states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from auditor.errors import StageError
+from auditor.sam.step import State
+from auditor.storage import RunFolder
+from auditor.trajectory.checkpoint import load_checkpoint
+from auditor.trajectory.manifest import BATCHES, SIGNALS, Manifest
+
+
+class TrajectoryReader:
+    """Reads what a `TrajectoryRecorder` wrote.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        StageError: There is no trajectory, or its training has not ended.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        manifest = Manifest.read(run)
+        if manifest is None:
+            raise StageError(f"{run}: holds no trajectory; train first")
+        if not manifest.complete:
+            done = manifest.checkpoints[-1] if manifest.checkpoints else 0
+            raise StageError(f"{run}: training has reached step {done} of {manifest.steps}; let it end first")
+        self.manifest = manifest
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The ledger a segment at a time, ordered by (step, micro_batch)."""
+        for segment in self.manifest.segments:
+            table = self.run.read_table([f"{BATCHES}/{name}" for name in segment.batches])
+            yield table.sort_by([("step", "ascending"), ("micro_batch", "ascending")])
+
+    def signals(self) -> Iterator[pa.Table]:
+        """The per-sample signals a segment at a time; nothing when the training recorded none."""
+        for segment in self.manifest.segments:
+            if segment.signals:
+                yield self.run.read_table([f"{SIGNALS}/{name}" for name in segment.signals])
+
+    def state(self, step: int) -> State:
+        """The state before step `step`, on the CPU; `step` must be among the manifest's checkpoints."""
+        return load_checkpoint(self.run, step)
+
+    def step_samples(self, step: int) -> NDArray[np.int32]:
+        """Row indices of one step's batch, micro-batch after micro-batch, [b]."""
+        for segment, table in zip(self.manifest.segments, self.batches(), strict=True):
+            if segment.first_step <= step < segment.end_step:
+                rows = table.filter(pc.equal(table["step"], step))["samples"]
+                return np.asarray(rows.combine_chunks().flatten(), dtype=np.int32)
+        raise StageError(f"{self.run}: the ledger has no step {step}")
+
+    def learning_rates(self) -> NDArray[np.float64]:
+        """η of every step, [steps]."""
+        rates = np.full(self.manifest.steps, np.nan)
+        for table in self.batches():
+            rates[table["step"].to_numpy()] = table["lr"].to_numpy()
+        return rates
+
+    def exposures(
+        self, step_weights: NDArray[np.float64], intervals: NDArray[np.integer], count: int
+    ) -> NDArray[np.float64]:
+        """Sums of step weights over the steps that used a sample, by interval.
+
+        Args:
+            step_weights: [steps].
+            intervals: [steps], the interval each step belongs to.
+            count: Number of intervals.
+
+        Returns:
+            W [rows, intervals]; W[k, c] = Σ_{t in c} weight_t B_{k,t}.
+        """
+        sums = np.zeros((self.manifest.rows, count))
+        for table in self.batches():
+            samples = table["samples"].combine_chunks()
+            steps = np.repeat(table["step"].to_numpy(), np.diff(samples.offsets.to_numpy()))
+            np.add.at(sums, (samples.flatten().to_numpy(), intervals[steps]), step_weights[steps])
+        return sums
+
+    def area_under_margin(self) -> NDArray[np.float64]:
+        """AUM (Pleiss et al. 2020): each sample's margin at θ averaged over the epochs that saw it; NaN if none did.
+
+        Returns:
+            [rows]
+        """
+        sums, counts = np.zeros(self.manifest.rows), np.zeros(self.manifest.rows)
+        for table in self.signals():
+            np.add.at(sums, table["sample"].to_numpy(), table["margin"].to_numpy())
+            np.add.at(counts, table["sample"].to_numpy(), 1)
+        means = np.full(self.manifest.rows, np.nan)
+        np.divide(sums, counts, out=means, where=counts > 0)
+        return means

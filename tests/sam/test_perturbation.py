@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from auditor.sam.perturbation import global_norm, make_perturbation, sam_perturbation
+
+GRADIENT = {"a": torch.tensor([3.0, 0.0], dtype=torch.float64), "b": torch.tensor([[-4.0]], dtype=torch.float64)}
+
+
+def flat(tensors):
+    return torch.cat([value.flatten() for value in tensors.values()])
+
+
+def test_plain_sam_is_the_gradient_scaled_to_rho():
+    epsilon = sam_perturbation({}, GRADIENT, rho=0.5)
+    torch.testing.assert_close(epsilon["a"], torch.tensor([0.3, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(epsilon["b"], torch.tensor([[-0.4]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("p", [1.5, 2.0, 3.0, 8.0])
+def test_p_norm_form_matches_the_papers_expression(p):
+    g = flat(GRADIENT)
+    q = p / (p - 1)
+    expected = 0.1 * g.sign() * g.abs() ** (q - 1) / (g.abs() ** q).sum() ** (1 / p)
+    torch.testing.assert_close(flat(sam_perturbation({}, GRADIENT, rho=0.1, p=p)), expected)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8).filter(lambda g: max(map(abs, g)) > 1e-100),
+    p=st.floats(1.2, 10.0),
+    rho=st.floats(1e-3, 10.0),
+)
+def test_perturbation_has_norm_rho_and_attains_the_dual_norm(values, p, rho):
+    gradient = {"w": torch.tensor(values, dtype=torch.float64)}
+    epsilon = sam_perturbation({}, gradient, rho=rho, p=p)
+    q = p / (p - 1)
+    assert float(global_norm(epsilon.values(), p)) == pytest.approx(rho, rel=1e-6)
+    attained = float((epsilon["w"] * gradient["w"]).sum())
+    assert attained == pytest.approx(rho * float(global_norm(gradient.values(), q)), rel=1e-6)
+
+
+def test_general_form_at_two_is_plain_sam():
+    near = sam_perturbation({}, GRADIENT, rho=0.2, p=2.0 + 1e-9)
+    torch.testing.assert_close(flat(near), flat(sam_perturbation({}, GRADIENT, rho=0.2)))
+
+
+@pytest.mark.parametrize("p", [2.0, 3.0])
+@pytest.mark.parametrize("size", [0.0, 1e-30])
+def test_vanishing_gradient_gives_zero_perturbation(p, size):
+    epsilon = sam_perturbation({}, {"w": torch.full((3,), size)}, rho=0.1, p=p)
+    assert torch.equal(epsilon["w"], torch.zeros(3))
+
+
+def test_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="sharp"):
+        make_perturbation("sharp", 0.1)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from auditor.errors import StageError
+from auditor.storage import RunFolder
+from auditor.trajectory import TrajectoryReader
+from auditor.trajectory.order import steps_from
+from tests.trajectory.builders import loss_of, manifest, record
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    plan = manifest()
+    record(RunFolder(tmp_path), plan)
+    return plan, TrajectoryReader(RunFolder(tmp_path))
+
+
+def test_exposures_sum_the_weights_of_the_steps_that_used_a_sample(recorded):
+    plan, reader = recorded
+    weights = np.arange(1.0, plan.steps + 1)
+    intervals = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    expected = np.zeros((plan.rows, 4))
+    for step, _, micro_batches in steps_from(plan, 0):
+        for row in np.concatenate(micro_batches):
+            expected[row, intervals[step]] += weights[step]
+    np.testing.assert_array_equal(reader.exposures(weights, intervals, 4), expected)
+
+
+def test_learning_rates_come_from_the_ledger(recorded):
+    plan, reader = recorded
+    np.testing.assert_allclose(reader.learning_rates(), 0.1 / (1 + np.arange(plan.steps)))
+
+
+def test_step_samples_are_the_batch_in_its_order(recorded):
+    plan, reader = recorded
+    for step, _, micro_batches in steps_from(plan, 0):
+        np.testing.assert_array_equal(reader.step_samples(step), np.concatenate(micro_batches))
+    with pytest.raises(StageError, match="no step 8"):
+        reader.step_samples(plan.steps)
+
+
+def test_area_under_margin_is_the_mean_margin_over_the_epochs_that_saw_the_sample(recorded):
+    plan, reader = recorded
+    seen = [[] for _ in range(plan.rows)]
+    for step, _, micro_batches in steps_from(plan, 0):
+        for row in np.concatenate(micro_batches):
+            seen[row].append(float(loss_of(step, row)) - 1)
+    np.testing.assert_allclose(reader.area_under_margin(), [np.mean(margins) for margins in seen], rtol=1e-6)
+
+
+def test_area_under_margin_is_nan_without_signals(tmp_path):
+    record(RunFolder(tmp_path), manifest(), signals=False)
+    assert np.isnan(TrajectoryReader(RunFolder(tmp_path)).area_under_margin()).all()
+
+
+def test_a_training_that_has_not_ended_is_refused(tmp_path):
+    with pytest.raises(StageError, match="no trajectory"):
+        TrajectoryReader(RunFolder(tmp_path))
+    record(RunFolder(tmp_path), manifest(), until=5)
+    with pytest.raises(StageError, match="step 4 of 8"):
+        TrajectoryReader(RunFolder(tmp_path))
