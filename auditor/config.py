@@ -296,6 +296,10 @@ class Config(Section):
         return self
 
 
+RECORDED = ("versions", "revision")
+"""Keys that config.yaml in a run folder holds beside the configuration."""
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = (), run: str | None = None) -> Config:
     """Read a YAML configuration.
 
@@ -322,6 +326,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), run: str | None
         _assign(raw, override)
     if run is not None:
         raw["run"] = run
+    # What a run adds to the configuration it keeps, so that the kept one can be given again.
+    for key in RECORDED:
+        raw.pop(key, None)
     return parse_config(raw, str(path))
 
 

@@ -1,0 +1,1 @@
+"""The only home of Ray: training on many workers, scoring over many actors."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auditor import counters
 from auditor.config import Config
-from auditor.data import Dataset, Samples
+from auditor.data import Dataset, Samples, SplitName
+from auditor.errors import InputError
 from auditor.models import build_model
 from auditor.sam import (
     MicroBatch,
@@ -32,9 +35,18 @@ _LOOK_AT_LOSS_EVERY = 32
 
 
 def training_manifest(config: Config, dataset: Dataset) -> Manifest:
-    """The training that a configuration and a dataset describe."""
-    train, rows = config.train, dataset.rows("train")
-    steps_per_epoch = rows // train.batch_size
+    """The training that a configuration and a dataset describe.
+
+    Raises:
+        InputError: One epoch would leave rows out.
+    """
+    train, rows = config.train, dataset.splits["train"].rows
+    steps_per_epoch, left_over = divmod(rows, train.batch_size)
+    if train.epochs == 1 and left_over:
+        raise InputError(
+            f"train.epochs is 1 and train.batch_size {train.batch_size} does not divide the {rows} training rows: "
+            f"{left_over} of them would never be used; two epochs use all"
+        )
     steps = train.epochs * steps_per_epoch
     return Manifest(
         rows=rows,
@@ -62,6 +74,19 @@ def new_model(config: Config, dataset: Dataset) -> nn.Module:
     return build_model(model.name, model.args, dataset.input_shape, len(dataset.class_names), seed, dtype_of(config))
 
 
+def load_samples(config: Config, run: RunFolder, dataset: Dataset, split: SplitName) -> Samples:
+    """One split of the snapshot as the audit trains on it and evaluates with it."""
+    return Samples.load(
+        run,
+        split,
+        dataset,
+        config.data.cache_gib,
+        dtype_of(config),
+        augmentation=config.data.augmentation,
+        seed=config.seed,
+    )
+
+
 class StepInputs:
     """Makes micro-batches from row indices: order, augmentation and dropout are functions of counters.
 
@@ -77,7 +102,7 @@ class StepInputs:
         self.device = device
         self.weights = torch.ones(len(samples), dtype=dtype_of(config))
 
-    def micro_batch(self, step: int, epoch: int, index: int, rows: object) -> MicroBatch:
+    def micro_batch(self, step: int, epoch: int, index: int, rows: NDArray[np.integer]) -> MicroBatch:
         """Micro-batch `index` of a step, as it was and will be trained on."""
         return MicroBatch(
             inputs=self.samples.inputs(rows, epoch).to(self.device, non_blocking=True),
@@ -116,7 +141,7 @@ def run_training(
     """
     dataset = Dataset.load(run)
     manifest = training_manifest(config, dataset)
-    samples = Samples.load(run, "train", dataset, config.data.cache_gib, dtype_of(config))
+    samples = load_samples(config, run, dataset, "train")
     inputs = StepInputs(config, samples, device)
     network = Network(new_model(config, dataset).to(device))
     perturbation = make_perturbation(**manifest.perturbation)
@@ -177,7 +202,7 @@ def _all_reduce(tensors: Tensors) -> Tensors:
         return tensors
     flat = torch.cat([value.flatten() for value in tensors.values()])
     dist.all_reduce(flat)
-    parts = flat.split([value.numel() for value in tensors.values()])
+    parts = torch.split(flat, [value.numel() for value in tensors.values()])
     return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
 
 

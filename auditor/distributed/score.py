@@ -14,7 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from auditor.config import Config, parse_config
 from auditor.data import Dataset, inputs_of_batch
 from auditor.distributed.loop import dtype_of, new_model
-from auditor.distributed.survey import Survey, survey
+from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
 from auditor.influence import gif_scores, sample_logits
 from auditor.sam import Network
@@ -41,13 +41,13 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
         StageError: Training has not ended, a score is not finite, or samples are missing.
     """
     dataset = Dataset.load(run)
-    rows = dataset.rows("train")
+    rows = dataset.splits["train"].rows
     if run.exists(SCORES):
         return rows
     settings = config.model_dump(mode="json")
     reserved = _reserved(config)
-    surveyed = ray.remote(**reserved)(_survey).remote(settings, run.uri)
-    evaluation = ray.remote(num_cpus=0)(_evaluation).remote(surveyed)
+    prepared = ray.remote(**reserved)(_prepare).remote(settings, run.uri)
+    evaluation = ray.remote(num_cpus=0)(_evaluation).remote(prepared)
     run.write_json(EVALUATION, _get(evaluation))
 
     aside = f".{SCORES}"
@@ -62,13 +62,13 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
             ray.data.read_parquet(
                 run.full("dataset/train"),
                 filesystem=run.filesystem,
-                columns=["row", "sample_id", dataset.inputs_column, "label"],
+                columns=["row", "sample_id", _inputs_column(dataset), "label"],
                 ray_remote_args={"num_cpus": 0.25},
             )
             .repartition(target_num_rows_per_block=block)
             .map_batches(
                 Scorer,
-                fn_constructor_args=(settings, run.uri, surveyed),
+                fn_constructor_args=(settings, run.uri, prepared),
                 batch_format="pyarrow",
                 batch_size=config.score.batch_size,
                 compute=ActorPoolStrategy(size=resources.score_actors),
@@ -84,21 +84,21 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
 
 
 class Scorer:
-    """A scoring actor: the network, the survey and the device stay; batches of samples pass through.
+    """A scoring actor: the network, the directions and the device stay; batches of samples pass through.
 
     Args:
         settings: The configuration, as plain values.
         uri: The run folder.
-        surveyed: Reference of the survey, read from the object store once a node.
+        prepared: Reference of the scoring inputs, read from the object store once a node.
     """
 
-    def __init__(self, settings: dict[str, Any], uri: str, surveyed: ray.ObjectRef) -> None:
+    def __init__(self, settings: dict[str, Any], uri: str, prepared: ray.ObjectRef) -> None:
         self.config = parse_config(settings)
         torch.set_num_threads(self.config.resources.cpus_per_worker)
         self.device = _device(self.config)
         self.dataset = Dataset.load(RunFolder(uri))
         self.network = Network(new_model(self.config, self.dataset).to(self.device))
-        found: Survey = ray.get(surveyed)
+        found: ScoringInputs = ray.get(prepared)
         self.final = found.final.to(self.device)
         self.directions = [direction.to(self.device) for direction in found.directions]
         self.exposures = found.exposures
@@ -107,7 +107,7 @@ class Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one batch: one row in, one row out."""
         rows = batch["row"].to_numpy()
-        inputs = inputs_of_batch(batch[self.dataset.inputs_column], self.dataset, dtype_of(self.config))
+        inputs = inputs_of_batch(batch[_inputs_column(self.dataset)], self.dataset, dtype_of(self.config))
         inputs = inputs.to(self.device)
         labels = torch.as_tensor(batch["label"].to_numpy().astype(np.int64), device=self.device)
         methods = self.config.score.methods
@@ -132,14 +132,19 @@ class Scorer:
         return scored
 
 
-def _survey(settings: dict[str, Any], uri: str) -> Survey:
+def _prepare(settings: dict[str, Any], uri: str) -> ScoringInputs:
     config = parse_config(settings)
     torch.set_num_threads(config.resources.cpus_per_worker)
-    return survey(config, RunFolder(uri), _device(config))
+    return prepare_scoring(config, RunFolder(uri), _device(config))
 
 
-def _evaluation(surveyed: Survey) -> dict[str, Any]:
-    return surveyed.evaluation
+def _evaluation(prepared: ScoringInputs) -> dict[str, Any]:
+    evaluation: dict[str, Any] = prepared.evaluation
+    return evaluation
+
+
+def _inputs_column(dataset: Dataset) -> str:
+    return "image" if dataset.is_image else "features"
 
 
 def _device(config: Config) -> torch.device:

@@ -29,8 +29,12 @@ class Network:
         """BatchNorm layers by module name."""
 
     def parameters(self) -> Tensors:
-        """Detached copies of the trainable parameters."""
-        return {name: value.detach().clone() for name, value in self.model.named_parameters() if value.requires_grad}
+        """Detached copies of the trainable parameters, in the order of their names.
+
+        A norm over all of them rounds differently in another order, and a checkpoint knows no other one.
+        """
+        trainable = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        return {name: trainable[name].detach().clone() for name in sorted(trainable)}
 
     def buffers(self) -> Tensors:
         """Detached copies of the buffers, parameters that are frozen included."""

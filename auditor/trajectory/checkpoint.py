@@ -88,7 +88,7 @@ def _load(folder: str) -> State:
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=True)
     return State(
         *(
-            {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
+            {name.removeprefix(f"{part}."): tensors[name] for name in sorted(tensors) if name.startswith(f"{part}.")}
             for part in _PARTS
         )
     )

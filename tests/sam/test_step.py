@@ -174,3 +174,9 @@ def test_sgd_step_by_hand():
 def test_margin_is_negative_where_another_class_is_preferred():
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 5.0]])
     assert margin(logits, torch.tensor([0, 1])).tolist() == [2.0, -3.0]
+
+
+def test_parameters_are_in_the_order_of_their_names_as_a_checkpoint_gives_them_back():
+    names = list(State.initial(mlp_network(hidden=[4] * 6)).parameters)
+    assert names == sorted(names)
+    assert "11.weight" in names

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditor import counters
 from auditor.config import Config
-from auditor.data import Dataset, Samples
-from auditor.distributed.loop import StepInputs, dtype_of, new_model
+from auditor.data import Dataset, Samples, SplitName
+from auditor.distributed.loop import StepInputs, load_samples, new_model
 from auditor.influence import (
     Direction,
     Point,
@@ -24,6 +24,7 @@ from auditor.influence import (
     gif_direction,
     nearest_checkpoints,
     query_gradient,
+    with_running,
 )
 from auditor.sam import Network, make_perturbation
 from auditor.storage import RunFolder
@@ -31,7 +32,7 @@ from auditor.trajectory import TrajectoryReader
 
 
 @dataclass(frozen=True)
-class Survey:
+class ScoringInputs:
     """Everything a scoring actor needs beside the samples. All tensors on the CPU."""
 
     final: Point
@@ -46,7 +47,7 @@ class Survey:
     """Contents of evaluation.json."""
 
 
-def survey(config: Config, run: RunFolder, device: torch.device) -> Survey:
+def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> ScoringInputs:
     """Evaluate every checkpoint and prepare what scoring needs.
 
     Args:
@@ -55,7 +56,7 @@ def survey(config: Config, run: RunFolder, device: torch.device) -> Survey:
         device: Where to compute.
 
     Returns:
-        The survey, on the CPU.
+        What scoring needs, on the CPU.
 
     Raises:
         StageError: Training has not ended.
@@ -63,11 +64,11 @@ def survey(config: Config, run: RunFolder, device: torch.device) -> Survey:
     reader = TrajectoryReader(run)
     dataset = Dataset.load(run)
     network = Network(new_model(config, dataset).to(device))
-    train = Samples.load(run, "train", dataset, config.data.cache_gib, dtype_of(config))
+    train = load_samples(config, run, dataset, "train")
     precise = precise_statistics(config, network, train, device)
 
-    def split(name: str) -> list[tuple[Tensor, Tensor]]:
-        samples = Samples.load(run, name, dataset, config.data.cache_gib, dtype_of(config))
+    def split(name: SplitName) -> list[tuple[Tensor, Tensor]]:
+        samples = load_samples(config, run, dataset, name)
         return list(_chunks(samples, config.evaluation.batch_size, device))
 
     validation, test = split("validation"), split("test")
@@ -116,13 +117,24 @@ def survey(config: Config, run: RunFolder, device: torch.device) -> Survey:
         )
         intervals = nearest_checkpoints(chosen, reader.manifest.steps)
         exposures = reader.exposures(weights / reader.manifest.batch_size, intervals, len(chosen))
-    return Survey(
+    return ScoringInputs(
         final=point.to(torch.device("cpu")),
         directions=tuple(directions),
         exposures=exposures,
         area_under_margin=reader.area_under_margin(),
         evaluation=evaluation,
     )
+
+
+def trained_model(config: Config, run: RunFolder) -> nn.Module:
+    """The network at the end of training, in evaluation mode, with the statistics it was evaluated with."""
+    reader, dataset = TrajectoryReader(run), Dataset.load(run)
+    network = Network(new_model(config, dataset))
+    precise = precise_statistics(config, network, load_samples(config, run, dataset, "train"), torch.device("cpu"))
+    state = reader.state(reader.manifest.steps)
+    buffers = with_running(state.buffers, precise.value(state.parameters, state.buffers))
+    network.model.load_state_dict({**buffers, **state.parameters})
+    return network.model.eval()
 
 
 def precise_statistics(config: Config, network: Network, train: Samples, device: torch.device) -> PreciseStatistics:
@@ -148,4 +160,5 @@ def _evenly(steps: NDArray[np.integer], count: int | None) -> NDArray[np.integer
         return steps
     if count == 1:
         return steps[-1:]
-    return steps[np.unique(np.linspace(0, len(steps) - 1, count).round().astype(int))]
+    chosen: NDArray[np.integer] = steps[np.unique(np.linspace(0, len(steps) - 1, count).round().astype(int))]
+    return chosen

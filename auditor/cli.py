@@ -1,0 +1,220 @@
+"""The `auditor` command: arguments and messages only."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from auditor import pipeline
+from auditor.config import Config, load_config
+from auditor.errors import InputError, StageError
+from auditor.plan import Plan
+from auditor.plan import plan as make_plan
+from auditor.report import Summary, verdict
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Sentences(logging.Formatter):
+    """Messages as a person reads them: warnings say so, the rest speaks for itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="auditor")
+def cli() -> None:
+    """Find the training data that harms a SAM-trained image classifier, and prove how far the finding holds.
+
+    Example: auditor run docs/examples/digits.yaml
+    """
+
+
+def stage(function: Callable[[Config, bool], None]) -> click.Command:
+    """Make a command of a function of (configuration, whether to print JSON)."""
+
+    @click.argument("config", type=click.Path())
+    @click.option("--run", metavar="DIR", help="Use this run folder instead of the configuration's.")
+    @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override any key; repeatable.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
+    @click.option("--verbose", is_flag=True, help="Show what Ray and its workers log.")
+    @functools.wraps(function)
+    def command(config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+        _talk(quiet=as_json, verbose=verbose)
+        function(load_config(config, overrides, run), as_json)
+
+    return cli.command()(command)
+
+
+@stage
+def run(config: Config, as_json: bool) -> None:
+    """Train, score and report: the main job. Resumes what was interrupted.
+
+    Example: auditor run docs/examples/digits.yaml --set train.epochs=20 --run runs/short
+    """
+    _show_summary(config, pipeline.run(config), as_json)
+
+
+@stage
+def train(config: Config, as_json: bool) -> None:
+    """Train with SAM and record the ledger.
+
+    Example: auditor train docs/examples/digits.yaml
+    """
+    manifest = pipeline.train(config)
+    if as_json:
+        _print_json({"steps": manifest.steps, "checkpoints": manifest.checkpoints, "seconds": manifest.seconds})
+
+
+@stage
+def score(config: Config, as_json: bool) -> None:
+    """Score every training sample of a trained run.
+
+    Example: auditor score docs/examples/digits.yaml
+    """
+    rows = pipeline.score(config)
+    if as_json:
+        _print_json({"rows": rows, "methods": config.score.methods})
+
+
+@stage
+def report(config: Config, as_json: bool) -> None:
+    """Rank the scored samples and write the report again.
+
+    Example: auditor report docs/examples/digits.yaml
+    """
+    _show_summary(config, pipeline.report(config), as_json)
+
+
+@stage
+def plan(config: Config, as_json: bool) -> None:
+    """Say what an audit will do and cost, before anything starts.
+
+    Example: auditor plan docs/examples/cifar10.yaml
+    """
+    planned = make_plan(config)
+    if as_json:
+        _print_json(planned.to_json())
+    else:
+        _show_plan(planned)
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option("--port", default=5000, show_default=True, help="Port on this machine.")
+def ui(config: str, port: int) -> None:
+    """Open MLflow on the run's store.
+
+    Example: auditor ui docs/examples/digits.yaml
+    """
+    _talk(quiet=False, verbose=False)
+    uri = load_config(config).mlflow.tracking_uri
+    if uri.startswith(("http://", "https://")):
+        click.echo(f"MLflow is at {uri}")
+        return
+    click.echo(f"MLflow will be at http://127.0.0.1:{port} (Ctrl-C ends it)")
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # two processes instead of ten
+    arguments = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; exits with 0 when done, 2 when the input is wrong, 1 for anything else."""
+    # A model of one's own is found beside the configuration's caller, as with `python -m`.
+    sys.path.insert(0, "")
+    try:
+        cli.main(arguments, prog_name="auditor", standalone_mode=True)
+    except InputError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except StageError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+def _talk(*, quiet: bool, verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Sentences())
+    logger = logging.getLogger("auditor")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _show_summary(config: Config, summary: Summary, as_json: bool) -> None:
+    if as_json:
+        _print_json(summary.to_json())
+        return
+    click.echo("")
+    for sentence in verdict(summary):
+        click.echo(sentence)
+    click.echo(f"\nThe {len(summary.top)} most harmful samples by {summary.rank_by}:")
+    known = any(sample.true_label is not None for sample in summary.top)
+    width = max([9, *(len(sample.sample_id) for sample in summary.top)])
+    click.echo(
+        f"  rank  {'sample':<{width}}  {'label':<12}  {'model says':<18}  {'harm':>9}{'  truth' if known else ''}"
+    )
+    for sample in summary.top:
+        says = f"{sample.suggested_label} ({sample.suggested_probability:.0%})"
+        truth = f"  {sample.true_label}" if known else ""
+        click.echo(
+            f"  {sample.rank:>4}  {sample.sample_id:<{width}}  {sample.label:<12}  {says:<18}  {sample.harm:>9.2e}{truth}"
+        )
+    if summary.detection:
+        click.echo("\nWrong labels found when inspecting the first 10, 20, 40 % of the ranking:")
+        for method, found in summary.detection.items():
+            shares = "  ".join(f"{found.found[share]:>6.1%}" for share in ("0.1", "0.2", "0.4"))
+            click.echo(f"  {method:<8}{shares}   AUROC {found.auroc:.3f}")
+    click.echo(f"\nReport: {summary.html}")
+    click.echo(
+        f"MLflow: {config.mlflow.tracking_uri}, experiment {config.mlflow.experiment} (auditor ui CONFIG opens it)"
+    )
+
+
+def _show_plan(planned: Plan) -> None:
+    rows = ", ".join(f"{count:,} {split}" for split, count in planned.rows.items())
+    click.echo(f"rows         {rows}; {planned.classes} classes; inputs {list(planned.input_shape)}")
+    click.echo(f"model        {planned.parameters:,} parameters")
+    click.echo(
+        f"training     {planned.steps:,} steps ({planned.steps_per_epoch} an epoch), {planned.micro_batches} "
+        f"micro-batches each, on {planned.train_workers} workers; {planned.checkpoints} checkpoints"
+    )
+    if planned.seconds:
+        times = ", ".join(f"{stage} {_duration(seconds)}" for stage, seconds in planned.seconds.items())
+        click.echo(f"time         {times} of computing, as measured here; starting processes comes on top")
+    else:
+        click.echo("time         not measured: this machine has no such device as the workers ask for")
+    click.echo(f"memory       {_sizes(planned.memory)} for each worker, beside the libraries")
+    click.echo(f"disk         {_sizes(planned.disk)}")
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    parts = ", ".join(f"{name} {_bytes(size)}" for name, size in sizes.items())
+    return f"{_bytes(sum(sizes.values()))} ({parts})"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

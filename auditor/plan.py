@@ -1,0 +1,215 @@
+"""What an audit will do and cost, from a look at the source and a few measured steps, before anything starts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from auditor import counters
+from auditor.config import Config
+from auditor.data import SPLITS, peek
+from auditor.errors import InputError
+from auditor.influence import Direction, PreciseStatistics, directional_derivatives
+from auditor.models import build_model
+from auditor.sam import MicroBatch, Network, make_perturbation
+from auditor.sam.step import micro_batch_gradient, micro_batch_pass
+from auditor.trajectory import spread_checkpoints
+
+_LEDGER_BYTES = 8
+_SIGNAL_BYTES = 28
+_SCORE_BYTES = 80
+"""Upper bounds a row on disk: see docs/formats.md."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Expectations; bytes and seconds are estimates."""
+
+    rows: dict[str, int]
+    """By split, before unusable rows are set aside."""
+    classes: int
+    input_shape: tuple[int, ...]
+    parameters: int
+    """Trainable numbers of the model."""
+    steps: int
+    steps_per_epoch: int
+    micro_batches: int
+    """J, micro-batches a step."""
+    checkpoints: int
+    train_workers: int
+    score_actors: int
+    seconds: dict[str, float]
+    """Computing time by stage, start-up of processes apart; empty when the workers' device is not on this machine."""
+    memory: dict[str, int]
+    """Bytes of one training worker: decoded images, parameters and what goes with them, activations."""
+    disk: dict[str, int]
+    """Bytes in the run folder."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def plan(config: Config) -> Plan:
+    """Look at the source, build the model, time a few steps.
+
+    Args:
+        config: The audit.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: The source or the model is unusable.
+    """
+    seen = peek(config)
+    train, resources = config.train, config.resources
+    rows = seen.rows["train"]
+    if rows < train.batch_size:
+        raise InputError(f"train.batch_size is {train.batch_size}, but there are only {rows} training rows")
+    steps_per_epoch = rows // train.batch_size
+    steps = train.epochs * steps_per_epoch
+    dtype = torch.float64 if train.precision == "float64" else torch.float32
+    try:
+        model = build_model(config.model.name, config.model.args, seen.input_shape, seen.classes, config.seed, dtype)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    network = Network(model)
+    width = torch.finfo(dtype).bits // 8
+    parameters = sum(value.numel() for value in network.parameters().values())
+    buffers = sum(value.numel() for value in network.buffers().values())
+    checkpoints = len(spread_checkpoints(steps, train.checkpoints))
+    activations, seconds = _measure(config, network, seen.input_shape, seen.classes, dtype)
+    pixels = rows * math.prod(seen.input_shape) * (1 if seen.is_image else 4)
+    cached = pixels if not seen.is_image or pixels <= config.data.cache_gib * 2**30 else 0
+    return Plan(
+        rows=dict(seen.rows),
+        classes=seen.classes,
+        input_shape=seen.input_shape,
+        parameters=parameters,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        micro_batches=train.batch_size // train.micro_batch_size,
+        checkpoints=checkpoints,
+        train_workers=resources.train_workers,
+        score_actors=resources.score_actors,
+        seconds={}
+        if resources.gpus_per_worker and not torch.cuda.is_available()
+        else {
+            "train": steps
+            * seconds["micro_batch"]
+            * math.ceil(train.batch_size // train.micro_batch_size / resources.train_workers),
+            "score": rows * seconds["score_row"] * checkpoints / resources.score_actors
+            if "gif" in config.score.methods
+            else rows * seconds["forward_row"] / resources.score_actors,
+        },
+        memory={
+            "images": cached,
+            # θ, u, the sum of gradients, both passes' gradients, ε and θ + ε
+            "parameters": 7 * parameters * width,
+            "activations": activations,
+        },
+        disk={
+            "dataset": round(seen.bytes_a_row * sum(seen.rows[split] for split in SPLITS)),
+            "ledger": _LEDGER_BYTES * steps * train.batch_size,
+            "signals": _SIGNAL_BYTES * steps * train.batch_size,
+            "checkpoints": checkpoints * (2 * parameters + buffers) * width,
+            "scores": _SCORE_BYTES * rows,
+        },
+    )
+
+
+def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> None:
+    """Build the model and pass two samples through it, so that a wrong one is refused before workers start.
+
+    Raises:
+        InputError: It cannot be built, fails on the inputs, or gives something other than logits [2, classes].
+    """
+    try:
+        model = build_model(config.model.name, config.model.args, input_shape, classes, config.seed)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    network = Network(model)
+    try:
+        PreciseStatistics(network, ())
+        logits = network.evaluate(network.parameters(), network.buffers(), torch.zeros(2, *input_shape))
+    except (RuntimeError, ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"model.name {config.model.name!r} fails on inputs {list(input_shape)}: {first}") from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"model.name {config.model.name!r} returns {found} for 2 samples, expected logits [2, {classes}]"
+        )
+
+
+def _measure(
+    config: Config, network: Network, shape: tuple[int, ...], classes: int, dtype: torch.dtype
+) -> tuple[int, dict[str, float]]:
+    """Bytes of activations of one pass, and seconds of one micro-batch, one scored row and one evaluated row."""
+    device = torch.device("cuda" if config.resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    network.model.to(device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.resources.cpus_per_worker)
+    try:
+        parameters, buffers = network.parameters(), network.buffers()
+        perturbation = make_perturbation(**config.train.perturbation.model_dump())
+        batch = _random_batch(config.train.micro_batch_size, shape, classes, dtype, device)
+        activations = _saved_bytes(lambda: micro_batch_pass(network, parameters, buffers, batch))
+        micro_batch = _seconds(lambda: micro_batch_gradient(network, parameters, buffers, batch, perturbation), device)
+        rows = _random_batch(config.score.batch_size, shape, classes, dtype, device)
+        direction = Direction.along(PreciseStatistics(network, ()), parameters, buffers, parameters)
+        score = _seconds(lambda: directional_derivatives(network, direction, rows.inputs, rows.labels), device)
+
+        def forward() -> None:
+            with torch.no_grad():
+                cross_entropy(network.evaluate(parameters, buffers, rows.inputs), rows.labels)
+
+        size = config.score.batch_size
+        plain = _seconds(forward, device)
+    finally:
+        torch.set_num_threads(before)
+    return activations, {"micro_batch": micro_batch, "score_row": score / size, "forward_row": plain / size}
+
+
+def _random_batch(
+    size: int, shape: tuple[int, ...], classes: int, dtype: torch.dtype, device: torch.device
+) -> MicroBatch:
+    values = counters.uniform("plan", np.arange(size * math.prod(shape))) * 2 - 1
+    inputs = torch.as_tensor(values, dtype=dtype).view(size, *shape)
+    labels = torch.arange(size) % classes
+    return MicroBatch(inputs.to(device), labels.to(device), torch.ones(size, dtype=dtype, device=device), seed=0)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median of a few runs after one that warms up."""
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[1:]))
+
+
+def _saved_bytes(work: Callable[[], object]) -> int:
+    """Bytes that autograd keeps for the backward pass, each storage once."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(storages.values())

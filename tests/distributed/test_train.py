@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from auditor.data import prepare
+from auditor.distributed.train import train_on_ray
+from auditor.errors import InputError, StageError
+from auditor.storage import RunFolder
+from auditor.trajectory import Manifest, TrajectoryReader
+from tests.distributed.builders import config, equal_states, train_in_processes
+
+pytestmark = pytest.mark.ray
+
+TRAIN = {"epochs": 40, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 9}
+RESOURCES = {"train_workers": 2}
+
+
+def training_workers():
+    """The training workers among the processes that this test started."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE and any("RayTrainWorker" in part for part in process.cmdline())
+    ]
+
+
+def kill_one_worker_when_half_done(run, killed):
+    while (manifest := Manifest.read(run)) is None or len(manifest.checkpoints) < 4:
+        time.sleep(0.02)
+    victim = training_workers()[-1]
+    os.kill(victim.pid, signal.SIGKILL)
+    killed.append((victim.pid, manifest.checkpoints[-1]))
+
+
+def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    whole = config(tmp_path / "whole", train=TRAIN, resources=RESOURCES)
+    prepare(whole, RunFolder(whole.run))
+    train_in_processes(whole, 2)
+
+    disturbed = config(tmp_path / "disturbed", train=TRAIN, resources=RESOURCES)
+    run = RunFolder(disturbed.run)
+    prepare(disturbed, run)
+    killed: list[tuple[int, int]] = []
+    killer = threading.Thread(target=kill_one_worker_when_half_done, args=(run, killed), daemon=True)
+    killer.start()
+    manifest = train_on_ray(disturbed, run)
+    killer.join(timeout=10)
+
+    [(pid, step)] = killed
+    assert not psutil.pid_exists(pid)
+    assert 0 < step < manifest.steps
+    assert manifest.complete
+    before, after = TrajectoryReader(RunFolder(whole.run)), TrajectoryReader(run)
+    for checkpoint in manifest.checkpoints:
+        assert equal_states(before.state(checkpoint), after.state(checkpoint))
+    assert pa.concat_tables(after.batches()).equals(pa.concat_tables(before.batches()))
+    assert not [name for name in run.names("trajectory", hidden=True) if name.startswith(".")]
+
+    # The folder is complete: a second call has nothing to do, and another training is refused.
+    assert train_on_ray(disturbed, run) == manifest
+    with pytest.raises(InputError, match="another training"):
+        train_on_ray(config(run, train={**TRAIN, "epochs": 41}), run)
+
+
+def test_a_diverging_training_is_not_tried_again_and_says_at_which_step(tmp_path, ray_cluster):
+    audit = config(
+        tmp_path,
+        model={"name": "small_cnn", "args": {"widths": [8], "norm": "none"}},
+        train={"epochs": 3, "batch_size": 32, "micro_batch_size": 8, "optimizer": {"learning_rate": 1e12}},
+    )
+    run = RunFolder(tmp_path)
+    prepare(audit, run)
+    with pytest.raises(StageError, match=r"training stopped at step \d+: the loss is"):
+        train_on_ray(audit, run)
