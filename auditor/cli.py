@@ -170,9 +170,8 @@ def _show_summary(config: Config, summary: Summary, as_json: bool) -> None:
     for sample in summary.top:
         says = f"{sample.suggested_label} ({sample.suggested_probability:.0%})"
         truth = f"  {sample.true_label}" if known else ""
-        click.echo(
-            f"  {sample.rank:>4}  {sample.sample_id:<{width}}  {sample.label:<12}  {says:<18}  {sample.harm:>9.2e}{truth}"
-        )
+        name = f"{sample.sample_id:<{width}}"
+        click.echo(f"  {sample.rank:>4}  {name}  {sample.label:<12}  {says:<18}  {sample.harm:>9.2e}{truth}")
     if summary.detection:
         click.echo("\nWrong labels found when inspecting the first 10, 20, 40 % of the ranking:")
         for method, found in summary.detection.items():

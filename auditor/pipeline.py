@@ -19,7 +19,7 @@ from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
 from auditor.errors import InputError, StageError
 from auditor.plan import check_model
-from auditor.report import Summary
+from auditor.report import Summary, read_report
 from auditor.report import report as write_report
 from auditor.report.masking import mask
 from auditor.storage import RunFolder
@@ -54,14 +54,14 @@ def run(config: Config) -> Summary:
     folder = open_run(config)
     if "track" in _seconds(folder):
         log.info("all of this audit is done; another one needs another run folder (--run)")
-        return Summary.load(folder)
+        return read_report(config, folder)
     from auditor.distributed.cluster import cluster
     from auditor.report.tracking import Tracking
 
     with Tracking(config, folder) as tracking:
         tracking.log_parameters()
         dataset = prepare(config)
-        tracking.log_dataset(dataset)
+        tracking.log_dataset()
         with cluster(config.resources) if not _scored(folder) else nullcontext():
             train(config)
             score(config)

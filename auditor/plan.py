@@ -91,7 +91,7 @@ def plan(config: Config) -> Plan:
     pixels = rows * math.prod(seen.input_shape) * (1 if seen.is_image else 4)
     cached = pixels if not seen.is_image or pixels <= config.data.cache_gib * 2**30 else 0
     return Plan(
-        rows=dict(seen.rows),
+        rows=dict(seen.rows.items()),
         classes=seen.classes,
         input_shape=seen.input_shape,
         parameters=parameters,

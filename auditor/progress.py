@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from tqdm import tqdm
@@ -51,12 +53,33 @@ class Progress:
             self._bar.update(done - self._bar.n)
 
 
-class Stopwatch:
-    """Seconds of the stages of one audit."""
+class Watch:
+    """Shows the progress of work that runs elsewhere, looking from time to time while a block waits for it.
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
+    Args:
+        progress: Where to show it; closed at the end.
+        done: Looks how many units are done; what it raises is taken for "not known yet".
+        every: Seconds between looks.
+    """
 
-    def seconds(self) -> float:
-        """Seconds since the start, to the millisecond."""
-        return round(time.monotonic() - self.started, 3)
+    def __init__(self, progress: Progress, done: Callable[[], int], every: float = 0.5) -> None:
+        self._progress = progress
+        self._done = done
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        with self._progress:
+            stopping = False
+            while not stopping:
+                stopping = self._stop.wait(self._every)
+                with suppress(Exception):
+                    self._progress.reach(self._done())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import ray
 
-from auditor.config import Resources
+from auditor.config import Config, Resources
 from auditor.errors import StageError
 
 
@@ -28,7 +28,8 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
         yield
         return
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.WARNING)
+    if not verbose:
+        _hush()
     try:
         if address:
             ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING)
@@ -47,8 +48,28 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
+def _hush() -> None:
+    """Keep Ray's own account of what it does off the terminal; warnings that a person can act on stay."""
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # That a local cluster makes itself a token, and that progress is shown by us, is nothing to act on.
+    for name in ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray Data restarts its actors and Ray's core calls that an error on every driver's terminal (2.60).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+def worker_resources(config: Config) -> dict[str, float]:
+    """Logical resources of one worker or actor."""
+    resources = config.resources
+    asked: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        asked["GPU"] = resources.gpus_per_worker
+    return asked
+
+
 def _logical_cpus(resources: Resources) -> int:
-    # Ray counts CPUs, it does not pin them: a local cluster takes what was asked for, and Ray Data needs one more
-    # to read and write while all actors are busy.
-    workers = max(resources.train_workers, resources.score_actors)
+    # Ray counts CPUs, it does not pin them: a local cluster takes what was asked for, a place for the task that
+    # prepares scoring, and one to read and write while all actors are busy.
+    workers = max(resources.train_workers, resources.score_actors + 1)
     return max(os.cpu_count() or 1, workers * resources.cpus_per_worker + 1)

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from auditor.config import Config, parse_config
 from auditor.data import Dataset, inputs_of_batch
+from auditor.distributed.cluster import worker_resources
 from auditor.distributed.loop import dtype_of, new_model
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
 from auditor.influence import gif_scores, sample_logits
+from auditor.progress import Progress, Watch
 from auditor.sam import Network
 from auditor.sam.step import margin
 from auditor.storage import RunFolder
@@ -47,37 +50,40 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
     settings = config.model_dump(mode="json")
     reserved = _reserved(config)
     prepared = ray.remote(**reserved)(_prepare).remote(settings, run.uri)
-    evaluation = ray.remote(num_cpus=0)(_evaluation).remote(prepared)
-    run.write_json(EVALUATION, _get(evaluation))
+    if not _room_beside_the_actors(config):
+        # Actors wait for its result: they must not take the place that it needs.
+        ray.wait([prepared])
 
     aside = f".{SCORES}"
     run.remove(aside)
     run.make(aside)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
+    DataContext.get_current().enable_progress_bars = False
     resources = config.resources
     block = int(np.clip(-(-rows // (4 * resources.score_actors)), config.score.batch_size, 8192))
-    try:
-        (
-            ray.data.read_parquet(
-                run.full("dataset/train"),
-                filesystem=run.filesystem,
-                columns=["row", "sample_id", _inputs_column(dataset), "label"],
-                ray_remote_args={"num_cpus": 0.25},
-            )
-            .repartition(target_num_rows_per_block=block)
-            .map_batches(
-                Scorer,
-                fn_constructor_args=(settings, run.uri, prepared),
-                batch_format="pyarrow",
-                batch_size=config.score.batch_size,
-                compute=ActorPoolStrategy(size=resources.score_actors),
-                **reserved,
-            )
-            .write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 0.25})
+    pipeline = (
+        ray.data.read_parquet(
+            run.full("dataset/train"),
+            filesystem=run.filesystem,
+            columns=["row", "sample_id", _inputs_column(dataset), "label"],
+            num_cpus=0.25,
         )
+        .repartition(target_num_rows_per_block=block)
+        .map_batches(
+            Scorer,
+            fn_constructor_args=(settings, run.uri, prepared),
+            batch_format="pyarrow",
+            batch_size=config.score.batch_size,
+            compute=ActorPoolStrategy(size=resources.score_actors),
+            **reserved,
+        )
+    )
+    written = _Written(run, aside)
+    try:
+        with Watch(Progress("score", rows, "samples"), written.rows, 0.5 if run.local else 10.0):
+            pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 0.25})
     except ray.exceptions.RayError as error:
         raise StageError(f"scoring gave up: {_cause(error)}") from error
+    run.write_json(EVALUATION, _get(ray.remote(num_cpus=0)(_evaluation).remote(prepared)))
     _check(run.read_table(aside, columns=["sample_id"]), rows)
     run.replace(aside, SCORES)
     return rows
@@ -132,6 +138,22 @@ class Scorer:
         return scored
 
 
+class _Written:
+    """Counts the rows of the score files that are there so far; each file is opened once."""
+
+    def __init__(self, run: RunFolder, folder: str) -> None:
+        self._run = run
+        self._folder = folder
+        self._counted: dict[str, int] = {}
+
+    def rows(self) -> int:
+        for name in self._run.names(self._folder):
+            if name not in self._counted:
+                path = self._run.full(f"{self._folder}/{name}")
+                self._counted[name] = pq.read_metadata(path, filesystem=self._run.filesystem).num_rows
+        return sum(self._counted.values())
+
+
 def _prepare(settings: dict[str, Any], uri: str) -> ScoringInputs:
     config = parse_config(settings)
     torch.set_num_threads(config.resources.cpus_per_worker)
@@ -152,8 +174,13 @@ def _device(config: Config) -> torch.device:
 
 
 def _reserved(config: Config) -> dict[str, Any]:
-    resources = config.resources
-    return {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker or None}
+    asked = worker_resources(config)
+    return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU")}
+
+
+def _room_beside_the_actors(config: Config) -> bool:
+    free, places = ray.available_resources(), config.resources.score_actors + 1
+    return all(free.get(name, 0.0) >= places * amount for name, amount in worker_resources(config).items())
 
 
 def _refuse_not_finite(scored: pa.Table, methods: list[Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import uuid
 from typing import Any
@@ -14,9 +13,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from auditor.config import Config, parse_config
 from auditor.data import Dataset
+from auditor.distributed.cluster import worker_resources
 from auditor.distributed.loop import run_training, training_manifest
 from auditor.errors import InputError, StageError
-from auditor.progress import Progress
+from auditor.progress import Progress, Watch
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest
 
@@ -65,7 +65,8 @@ def train_on_ray(config: Config, run: RunFolder) -> Manifest:
         ),
     )
     try:
-        with _Watch(run, planned.steps):
+        before = found.checkpoints[-1] if found is not None and found.checkpoints else 0
+        with Watch(Progress("train", planned.steps, "steps", before), lambda: _done(run), 0.5 if run.local else 10.0):
             result = trainer.fit()
     except Exception as error:
         raise StageError(f"training gave up: {_reason(error)}") from error
@@ -78,15 +79,6 @@ def train_on_ray(config: Config, run: RunFolder) -> Manifest:
     if manifest is None or not manifest.complete:
         raise StageError(f"{run}: training ended without a complete ledger")
     return manifest
-
-
-def worker_resources(config: Config) -> dict[str, float]:
-    """Logical resources of one worker or actor."""
-    resources = config.resources
-    asked: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        asked["GPU"] = resources.gpus_per_worker
-    return asked
 
 
 def _worker(settings: dict[str, Any]) -> str | None:
@@ -105,36 +97,11 @@ def _worker(settings: dict[str, Any]) -> str | None:
     return run_training(config, run, get_device(), progress)
 
 
-class _Watch:
-    """Shows, from the driver, how far the first worker is."""
-
-    def __init__(self, run: RunFolder, steps: int) -> None:
-        self._run = run
-        self._steps = steps
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _show(self) -> None:
-        manifest = Manifest.read(self._run)
-        before = manifest.checkpoints[-1] if manifest and manifest.checkpoints else 0
-        with Progress("train", self._steps, "steps", before) as bar:
-            while not self._stop.wait(0.5):
-                bar.reach(self._step(before))
-            manifest = Manifest.read(self._run)
-            bar.reach(self._steps if manifest and manifest.complete else self._step(before))
-
-    def _step(self, otherwise: int) -> int:
-        try:
-            return int(self._run.read_json(_PROGRESS)["step"])
-        except (OSError, InputError):
-            return otherwise
+def _done(run: RunFolder) -> int:
+    manifest = Manifest.read(run)
+    if manifest is not None and manifest.complete:
+        return manifest.steps
+    return int(run.read_json(_PROGRESS)["step"])
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,177 @@
+"""The drawings: each fills one matplotlib figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor.report.curves import TrainingCurves
+from auditor.report.detection import Detection
+from auditor.report.palette import BLUE, FAINT, INK, METHODS, ORANGE, PAGE, PURPLE, RED, TEAL
+from auditor.report.ranking import INFLUENCE_METHODS, Ranking
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SHOWN_CLASSES = 20
+"""Beyond this many classes, only the most affected ones are named."""
+
+
+def training(figure: Figure, curves: TrainingCurves) -> None:
+    """Loss, accuracy and learning rate over epochs."""
+    loss, accuracy, rate = figure.subplots(1, 3, width_ratios=[4, 4, 3])
+
+    def line(axes: Axes, name: str, label: str, color: str, style: str = "-", marker: str = "") -> None:
+        if name in curves.curves:
+            at, values = curves.curves[name]
+            axes.plot(at / curves.steps_per_epoch, values, style, marker=marker, markersize=4, color=color, label=label)
+
+    if "train_loss" in curves.curves:
+        at, values = curves.curves["train_loss"]
+        loss.plot(at / curves.steps_per_epoch, values, color=BLUE, alpha=0.3, linewidth=0.8)
+    line(loss, "epoch_loss", "training, at θ", BLUE)
+    line(loss, "epoch_loss_perturbed", "training, at θ + ε", PURPLE, "--")
+    line(loss, "validation_loss", "validation", ORANGE, marker="o")
+    line(accuracy, "epoch_accuracy", "training, at θ", BLUE)
+    line(accuracy, "epoch_accuracy_perturbed", "training, at θ + ε", PURPLE, "--")
+    line(accuracy, "validation_accuracy", "validation", ORANGE, marker="o")
+    line(rate, "learning_rate", "learning rate", TEAL)
+    for axes, title in ((loss, "Loss (nats)"), (accuracy, "Accuracy"), (rate, "Learning rate")):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(left=0)
+        axes.locator_params(axis="x", integer=True, nbins=6)
+        if axes is not rate and axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="best")
+    loss.set_ylim(bottom=0, top=_loss_ceiling(curves))
+    accuracy.set_ylim(top=1.01)
+    rate.set_ylim(bottom=0)
+
+
+def _loss_ceiling(curves: TrainingCurves) -> float | None:
+    """A few steps of huge loss must not flatten everything else."""
+    values = [values for name, (_, values) in curves.curves.items() if "loss" in name]
+    top = float(np.quantile(np.concatenate(values), 0.99)) if values else 0.0
+    return 1.1 * top if np.isfinite(top) and top > 0 else None
+
+
+def scores(figure: Figure, ranking: Ranking) -> None:
+    """One histogram a method, wrong labels apart where they are known."""
+    wrong = ranking.wrong
+    panels = figure.subplots(1, len(ranking.methods), squeeze=False, sharey=True)[0]
+    for axes, method in zip(panels, ranking.methods, strict=True):
+        harm = ranking.harm(method)
+        low, high = np.quantile(harm, [0.001, 0.999])
+        harm = np.clip(harm, low, high)
+        edges = np.linspace(low, high, 41) if high > low else np.array([low - 0.5, low + 0.5])
+        if wrong is None:
+            axes.hist(harm, bins=edges, color=METHODS[method])
+        else:
+            axes.hist(harm[~wrong], bins=edges, color=METHODS[method], alpha=0.75)
+            axes.hist(
+                harm[wrong], bins=edges, histtype="step", color=RED, linewidth=1.6, label="labels known to be wrong"
+            )
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+        axes.yaxis.set_minor_formatter(lambda _value, _position: "")
+        axes.set_ylim(bottom=0.6)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_title(f"harm by {method}" if method in INFLUENCE_METHODS else f"suspicion by {method}")
+    panels[0].set_ylabel("samples")
+    if wrong is not None and wrong.any():
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center")
+
+
+def detection(figure: Figure, detection: dict[str, Detection]) -> None:
+    """Share of wrong labels found against share of the ranking read."""
+    axes = figure.subplots()
+    for method, found in sorted(detection.items(), key=lambda item: -item[1].auroc):
+        shares = np.linspace(0, 1, len(found.curve))
+        keep = np.unique(np.linspace(0, len(shares) - 1, 2000).astype(int))
+        label = f"{method}  (AUROC {found.auroc:.3f})"
+        axes.plot(shares[keep], found.curve[keep], color=METHODS[method], label=label)
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":", label="random order")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_title("Wrong labels found")
+    axes.set_xlabel("share of the ranking that was read")
+    axes.set_ylabel("share of wrong labels found")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.legend(loc="lower right")
+
+
+def flagged(figure: Figure, ranking: Ranking) -> None:
+    """Counts by given label; beside them given against suggested label, or its most frequent pairs."""
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+    chosen, classes = ranking.flagged, len(ranking.class_names)
+    few = classes <= _SHOWN_CLASSES
+    counts = np.bincount(ranking.given[chosen], minlength=classes)
+    total = np.bincount(ranking.given, minlength=classes)
+    shown = np.arange(classes) if few else _largest(counts)
+    _bars(left, [_short(ranking.class_names[index]) for index in shown], counts[shown], BLUE)
+    for place, index in enumerate(shown):
+        left.text(counts[index], place, f" {counts[index]:,} of {total[index]:,}", va="center", fontsize=8, color=FAINT)
+    left.set_xlim(0, 1.3 * counts.max())
+    left.set_title("Flagged, by given label" if few else "Flagged, by given label (most frequent)")
+    if few:
+        _matrix(
+            right, ranking.given[chosen], ranking.suggested[chosen], [_short(name, 14) for name in ranking.class_names]
+        )
+    else:
+        _pairs(right, ranking)
+
+
+def _matrix(axes: Axes, given: NDArray[np.int32], suggested: NDArray[np.int32], names: list[str]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, (given, suggested), 1)
+    axes.imshow(counts, cmap=LinearSegmentedColormap.from_list("blues", [PAGE, BLUE]), vmin=0, aspect="auto")
+    narrow = max(map(len, names)) <= 3
+    axes.set_xticks(range(len(names)), names, rotation=0 if narrow else 40, ha="center" if narrow else "right")
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(False)
+    axes.set_xlabel("suggested label")
+    axes.set_ylabel("given label")
+    axes.set_title("Flagged: given against suggested label")
+    for row, column in np.argwhere(counts > 0):
+        color = PAGE if counts[row, column] > 0.6 * counts.max() else INK
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
+
+
+def _pairs(axes: Axes, ranking: Ranking) -> None:
+    names = ranking.class_names
+    moved = ranking.flagged & (ranking.given != ranking.suggested)
+    codes = ranking.given[moved].astype(np.int64) * len(names) + ranking.suggested[moved]
+    pairs, counts = np.unique(codes, return_counts=True)
+    top = _largest(counts)
+    labels = [f"{_short(names[code // len(names)])} → {_short(names[code % len(names)])}" for code in pairs[top]]
+    axes.set_title("Flagged, given → suggested (most frequent)")
+    if labels:
+        _bars(axes, labels, counts[top], PURPLE)
+    else:
+        axes.set_axis_off()
+
+
+def _bars(axes: Axes, names: list[str], lengths: NDArray[np.int64], color: str) -> None:
+    places = np.arange(len(names))
+    axes.barh(places, lengths, color=color, height=0.7)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.locator_params(axis="x", integer=True, nbins=5)
+
+
+def _largest(counts: NDArray[np.int64]) -> NDArray[np.intp]:
+    order = np.argsort(-counts, kind="stable")[:_SHOWN_CLASSES]
+    return order[counts[order] > 0]
+
+
+def _short(name: str, length: int = 20) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -1,0 +1,204 @@
+"""The ranked table: every training sample, the most harmful first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from auditor.config import Config, Method
+from auditor.errors import StageError
+from auditor.storage import RunFolder
+
+HARM_SIGN: dict[str, float] = {"gif": -1.0, "loss": 1.0, "margin": -1.0, "aum": -1.0}
+"""harm = sign x score: an influence is positive for a sample that helps; a suspect has a high loss and a low margin."""
+
+INFLUENCE_METHODS = frozenset({"gif"})
+"""Methods whose harm is a predicted change of validation loss, in nats; the others only say how wrong a label looks."""
+
+OWN_COLUMNS = (
+    "rank",
+    "sample_id",
+    "label",
+    "suggested_label",
+    "suggested_probability",
+    "harm",
+    "flagged",
+    "true_label",
+)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ranked table and what figures and gallery need beside it; entry i of every array is rank i + 1."""
+
+    table: pa.Table
+    """rank, sample_id, label, suggested_label, suggested_probability, harm, flagged, scores, true_label, carried."""
+    rows: NDArray[np.int32]
+    """Row of the sample in dataset/train."""
+    given: NDArray[np.int32]
+    """Class index of the label as audited."""
+    suggested: NDArray[np.int32]
+    """Class index of the suggested label."""
+    truth: NDArray[np.int32] | None
+    """Class index of the true label, -1 where unknown; None when the audit has no truth at all."""
+    class_names: tuple[str, ...]
+    methods: tuple[str, ...]
+    """Score columns in the table."""
+    rank_by: str
+    carried: tuple[str, ...]
+    """Names in the table of the columns carried through from the source."""
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which samples are flagged."""
+        return np.asarray(self.table["flagged"], dtype=bool)
+
+    @property
+    def wrong(self) -> NDArray[np.bool_] | None:
+        """Which labels are known to be wrong; None when the audit has no truth."""
+        return None if self.truth is None else (self.truth >= 0) & (self.truth != self.given)
+
+    def harm(self, method: str) -> NDArray[np.float64]:
+        """Harm by one method, in the order of the table."""
+        return harm(method, np.asarray(self.table[method], dtype=np.float64))
+
+
+def harm(method: str, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Turn scores so that a larger value is a more harmful (or more suspicious) sample.
+
+    Args:
+        method: Name of the score column.
+        scores: Its values, any shape.
+
+    Returns:
+        Values of the same shape; a zero is never negative, so that equal scores stay equal.
+    """
+    return HARM_SIGN[method] * scores.astype(np.float64) + 0.0
+
+
+def harm_order(values: NDArray[np.float64], sample_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """Indices that sort by falling harm; ties by sample_id, so the order depends on nothing else."""
+    table = pa.table({"harm": values, "sample_id": sample_ids})
+    order = pc.sort_indices(table, sort_keys=[("harm", "descending"), ("sample_id", "ascending")])
+    return np.asarray(order, dtype=np.int64)
+
+
+def share_count(share: float, rows: int) -> int:
+    """⌈share x rows⌉ in decimal arithmetic: 7 % of 100 rows are 7, not 8."""
+    return math.ceil(Decimal(repr(share)) * rows)
+
+
+def rank_samples(config: Config, run: RunFolder) -> Ranking:
+    """Rank the training samples of a run folder by `config.report.rank_by`; images are not read.
+
+    A sample is flagged when it is among the first ⌈report.flagged x rows⌉ and its harm is positive: removing it is
+    predicted to help, its label is out-voted (margin, aum), or, by loss, which has no zero to cross, it comes first.
+
+    Args:
+        config: The audit.
+        run: Its folder, with dataset.json, dataset/train and scores.
+
+    Raises:
+        StageError: A sample has no score, two scores, or one that is not finite, or scores belong to other data.
+    """
+    described = run.read_json("dataset.json")
+    carried = [str(name) for name in described.get("carried", [])]
+    wanted = ["row", "sample_id", "label", *(["true_label"] if described["true_labels"] else []), *carried]
+    train = run.read_table("dataset/train", columns=wanted)
+    scores = _read_scores(run, config.report.rank_by)
+    methods = tuple(name for name in get_args(Method) if name in scores.column_names)
+    scores = _aligned(scores, train, methods, f"{run}/scores")
+
+    values = harm(config.report.rank_by, np.asarray(scores[config.report.rank_by], dtype=np.float64))
+    order = harm_order(values, train["sample_id"])
+    train, scores, values = train.take(order), scores.take(order), values[order]
+
+    names = tuple(str(name) for name in described["class_names"])
+    given, suggested = _class_indices(train["label"]), _class_indices(scores["suggested_label"])
+    truth = _class_indices(train["true_label"]) if described["true_labels"] else None
+    count = len(train)
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "rank": pa.array(np.arange(1, count + 1, dtype=np.int32)),
+        "sample_id": train["sample_id"],
+        "label": _named(given, names),
+        "suggested_label": _named(suggested, names),
+        "suggested_probability": scores["suggested_probability"],
+        "harm": pa.array(values),
+        "flagged": pa.array((np.arange(count) < share_count(config.report.flagged, count)) & (values > 0)),
+        **{method: scores[method] for method in methods},
+    }
+    if truth is not None:
+        columns["true_label"] = _named(truth, names)
+    kept = []
+    for name in carried:
+        kept.append(_free_name(name, columns))
+        columns[kept[-1]] = train[name]
+    return Ranking(
+        table=pa.table(columns),
+        rows=np.asarray(train["row"], dtype=np.int32),
+        given=given,
+        suggested=suggested,
+        truth=truth,
+        class_names=names,
+        methods=methods,
+        rank_by=config.report.rank_by,
+        carried=tuple(kept),
+    )
+
+
+def _read_scores(run: RunFolder, rank_by: str) -> pa.Table:
+    if not any(name.endswith(".parquet") for name in run.names("scores")):
+        raise StageError(f"{run}/scores: holds no scores; score first")
+    scores = run.read_table("scores")
+    for name in ("sample_id", "label", "suggested_label", "suggested_probability", rank_by):
+        if name not in scores.column_names:
+            raise StageError(f"{run}/scores: have no column {name}")
+    return scores
+
+
+def _aligned(scores: pa.Table, train: pa.Table, methods: tuple[str, ...], where: str) -> pa.Table:
+    """Scores in the order of the training rows, each row exactly once and every number finite."""
+    counts = scores["sample_id"].value_counts()
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        raise StageError(f"{where}: sample {repeated[0]['values'].as_py()!r} has {repeated[0]['counts']} scores")
+    positions = pc.index_in(train["sample_id"], value_set=scores["sample_id"])
+    if positions.null_count:
+        lost = train["sample_id"].filter(pc.is_null(positions))
+        raise StageError(f"{where}: no score for sample {lost[0].as_py()!r} (and {len(lost) - 1} others)")
+    if len(scores) > len(train):
+        strange = pc.invert(pc.is_in(scores["sample_id"], value_set=train["sample_id"]))
+        raise StageError(f"{where}: sample {scores['sample_id'].filter(strange)[0].as_py()!r} is no training sample")
+    scores = scores.take(positions)
+    moved = pc.not_equal(scores["label"], train["label"])
+    if pc.any(moved).as_py():
+        sample_id = train["sample_id"].filter(moved)[0].as_py()
+        raise StageError(f"{where}: sample {sample_id!r} was scored with another label than dataset/train holds")
+    for name in (*methods, "suggested_label", "suggested_probability"):
+        bad = pc.invert(pc.fill_null(pc.is_finite(scores[name]), False))
+        if pc.any(bad).as_py():
+            first = scores.filter(bad)
+            sample_id, value = first["sample_id"][0].as_py(), first[name][0].as_py()
+            raise StageError(f"{where}: {name} of sample {sample_id!r} is {value}")
+    return scores
+
+
+def _class_indices(column: pa.ChunkedArray) -> NDArray[np.int32]:
+    return np.asarray(pc.fill_null(column, -1), dtype=np.int32)
+
+
+def _named(indices: NDArray[np.int32], names: tuple[str, ...]) -> pa.Array:
+    return pa.array(names, pa.string()).take(pa.array(indices, mask=indices < 0))
+
+
+def _free_name(name: str, taken: dict[str, pa.Array | pa.ChunkedArray]) -> str:
+    while name in taken or name in OWN_COLUMNS:
+        name = f"source_{name}"
+    return name

@@ -1,0 +1,61 @@
+"""The report stage: ranked table, figures, summary and HTML of a scored run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from auditor.config import Config
+from auditor.report.curves import training_curves
+from auditor.report.detection import detect
+from auditor.report.figures import draw_figures
+from auditor.report.gallery import gallery
+from auditor.report.html import render
+from auditor.report.ranking import rank_samples
+from auditor.report.spreadsheet import to_csv
+from auditor.report.summary import Summary, summarise
+from auditor.storage import RunFolder
+
+_ASIDE = ".report"
+
+
+def report(config: Config, run: RunFolder) -> Summary:
+    """Rank the scored samples of a run and write `report/`: whole or not at all, and over an earlier one.
+
+    Args:
+        config: The audit.
+        run: Its folder, with dataset, trajectory, evaluation.json and scores.
+
+    Returns:
+        What was found.
+
+    Raises:
+        StageError: Scores are missing, doubled, not finite or of other data.
+    """
+    started = time.perf_counter()
+    ranking = rank_samples(config, run)
+    detection = detect(ranking)
+    pictures = draw_figures(ranking, detection, training_curves(run))
+    cards = gallery(ranking, run, config.report.gallery)
+    summary = summarise(ranking, detection, run)
+
+    run.remove(_ASIDE)
+    run.write_table(f"{_ASIDE}/ranked.parquet", ranking.table)
+    run.write_bytes(f"{_ASIDE}/ranked.csv", to_csv(ranking.table))
+    for picture in pictures:
+        run.write_bytes(f"{_ASIDE}/figures/{picture.name}.png", picture.png)
+    summary = dataclasses.replace(summary, seconds={**summary.seconds, "report": time.perf_counter() - started})
+    run.write_bytes(f"{_ASIDE}/report.html", render(config, run, summary, cards, pictures).encode())
+    run.write_json(f"{_ASIDE}/summary.json", summary.to_json())
+    run.replace(_ASIDE, "report")
+    return summary
+
+
+def read_report(config: Config, run: RunFolder) -> Summary:
+    """What an earlier `report` found; nothing is written.
+
+    Raises:
+        StageError: Scores are missing, doubled, not finite or of other data.
+    """
+    ranking = rank_samples(config, run)
+    return summarise(ranking, detect(ranking), run)

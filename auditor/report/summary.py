@@ -1,0 +1,159 @@
+"""What an audit found, in a few numbers and a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from auditor.report.detection import Detection
+from auditor.report.ranking import INFLUENCE_METHODS, Ranking
+from auditor.storage import RunFolder
+
+CAVEAT = (
+    "GIF ranks samples, it does not measure them: predicted sizes can be off by a factor of fifty or more, and in this "
+    "run they have not been compared with real retrainings. Trust the order, not the amounts."
+)
+"""Stands beside every predicted size until a verification with retrainings has calibrated it."""
+
+
+@dataclass(frozen=True)
+class TopSample:
+    """One line of the ranking."""
+
+    rank: int
+    sample_id: str
+    label: str
+    suggested_label: str
+    suggested_probability: float
+    harm: float
+    flagged: bool
+    true_label: str | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Result of the report stage; `to_json` is `report/summary.json`."""
+
+    rows: int
+    flagged: int
+    test_accuracy: float | None
+    validation_loss: float | None
+    """Mean over the validation set, in nats."""
+    seconds: dict[str, float]
+    """Time by stage."""
+    detection: dict[str, Detection]
+    """By method; empty where the truth is unknown."""
+    rank_by: str
+    predicted_effect: float | None
+    """Sum of the flagged samples' harm: the predicted fall of validation loss in nats; None for a mere detector."""
+    disagreeing: int
+    """Flagged samples whose suggested label is not the given one."""
+    wrong: int | None
+    """Labels known to be wrong; None without truth."""
+    flagged_wrong: int | None
+    """Flagged samples among them."""
+    top: tuple[TopSample, ...]
+    """The ten most harmful samples."""
+    folder: str
+    """Path or URI of the report's folder."""
+
+    @property
+    def html(self) -> str:
+        """Path or URI of report.html."""
+        return f"{self.folder}/report.html"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `report/summary.json`; what no stage has measured yet is null."""
+        return {
+            "rows": self.rows,
+            "flagged": self.flagged,
+            "test_accuracy": self.test_accuracy,
+            "validation_loss": self.validation_loss,
+            "seconds": self.seconds,
+            "detection": {
+                method: {"auroc": found.auroc, "average_precision": found.average_precision, "found": found.found}
+                for method, found in self.detection.items()
+            },
+            "fidelity": None,
+            "predictability": None,
+        }
+
+
+def summarise(ranking: Ranking, detection: Mapping[str, Detection], run: RunFolder) -> Summary:
+    """Put a summary together.
+
+    Args:
+        ranking: The ranked table.
+        detection: Of the same ranking.
+        run: The run folder; evaluation.json must be there, stages.json may be.
+    """
+    evaluation = run.read_json("evaluation.json")
+    stages = run.read_json("stages.json") if run.exists("stages.json") else {"seconds": {}}
+    flagged, wrong = ranking.flagged, ranking.wrong
+    top = ranking.table.slice(0, 10).to_pylist()
+    fields = TopSample.__dataclass_fields__
+    return Summary(
+        rows=len(ranking.rows),
+        flagged=int(flagged.sum()),
+        test_accuracy=evaluation.get("test_accuracy"),
+        validation_loss=evaluation.get("validation_loss"),
+        seconds={str(stage): float(seconds) for stage, seconds in stages["seconds"].items()},
+        detection=dict(detection),
+        rank_by=ranking.rank_by,
+        predicted_effect=float(ranking.harm(ranking.rank_by)[flagged].sum())
+        if ranking.rank_by in INFLUENCE_METHODS
+        else None,
+        disagreeing=int(np.sum(flagged & (ranking.suggested != ranking.given))),
+        wrong=None if wrong is None else int(wrong.sum()),
+        flagged_wrong=None if wrong is None else int(np.sum(wrong & flagged)),
+        top=tuple(TopSample(**{name: row.get(name) for name in fields}) for row in top),
+        folder=f"{run}/report",
+    )
+
+
+def verdict(summary: Summary) -> list[str]:
+    """The findings as plain sentences, the most important first."""
+    count, rows = summary.flagged, f"{summary.rows:,}"
+    sentences = []
+    if count == 0:
+        sentences.append(f"None of the {rows} training samples is flagged.")
+    else:
+        share = f"{summary.flagged / summary.rows:.1%}"
+        sentences.append(f"{count:,} of {rows} training samples ({share}) {_are(count)} flagged.")
+    if summary.predicted_effect is None:
+        sentences.append(
+            f"Samples are ranked by {summary.rank_by}, which says how wrong a label looks; it predicts no effect of "
+            "removing a sample."
+        )
+    elif count == 0:
+        sentences.append("No removal is predicted to lower validation loss.")
+    else:
+        sentences.append(_effect(summary.predicted_effect, summary.validation_loss))
+    if count:
+        sentences.append(
+            f"For {summary.disagreeing:,} of the flagged samples the model suggests another label than the given one."
+        )
+    if summary.wrong is not None and summary.flagged_wrong is not None:
+        sentences.append(
+            f"By the truth kept aside, {summary.flagged_wrong:,} of the flagged labels {_are(summary.flagged_wrong)} "
+            f"wrong; {summary.wrong:,} {_are(summary.wrong)} in the whole training set."
+        )
+    if summary.test_accuracy is not None:
+        sentences.append(f"The audited model classifies {summary.test_accuracy:.1%} of the test set correctly.")
+    return sentences
+
+
+def _effect(effect: float, loss: float | None) -> str:
+    text = f"Removing all flagged samples is predicted to lower validation loss by {effect:.3g}"
+    if loss is None:
+        return f"{text}."
+    if effect < loss:
+        return f"{text}, from {loss:.3g} now."
+    return f"{text}; as it is only {loss:.3g} now, this size cannot be taken literally."
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,117 @@
+"""Small pictures of samples, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from auditor.storage import resolve
+
+SIZE = 192
+"""Longest side of a thumbnail in pixels."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An image to embed."""
+
+    uri: str
+    """data: URI of a PNG or JPEG made here; bytes from the data are never embedded as they are."""
+    width: int
+    """Of the original, in pixels."""
+    height: int
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it is shown larger than it is, pixel by pixel."""
+        return max(self.width, self.height) <= SIZE // 2
+
+
+def thumbnail(image: Mapping[str, bytes | str | None]) -> Thumbnail | None:
+    """Decode an image and make it small.
+
+    Args:
+        image: `bytes` of an encoded image or, when those are null, its `path` (local, or a URI).
+
+    Returns:
+        The thumbnail, or None when there is no image that can be read.
+    """
+    try:
+        contents = image.get("bytes") or _read(image.get("path"))
+        if not isinstance(contents, bytes):
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _shrink(contents)
+    # Decoders raise whatever their formats make them raise; the report shows a placeholder instead.
+    except Exception:
+        return None
+
+
+def _shrink(contents: bytes) -> Thumbnail:
+    with Image.open(io.BytesIO(contents)) as opened:
+        width, height = opened.size
+        small = _plain(opened)
+    small.thumbnail((SIZE, SIZE))
+    buffer = io.BytesIO()
+    kind = "PNG" if max(width, height) <= SIZE // 2 else "JPEG"
+    small.save(buffer, kind, quality=85, optimize=True)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return Thumbnail(f"data:image/{kind.lower()};base64,{encoded}", width, height)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """8 bits a channel, grey or RGB, transparency over white."""
+    if image.mode[0] in "IF":
+        values = np.asarray(image, dtype=np.float64)
+        spread = max(float(np.ptp(values)), 1e-12)
+        return Image.fromarray((255 * (values - values.min()) / spread).astype(np.uint8))
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    image.draft("RGB", (2 * SIZE, 2 * SIZE))
+    if "A" in image.getbands() or "transparency" in image.info:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    return image.convert("RGB")
+
+
+def _read(path: bytes | str | None) -> bytes | None:
+    if not isinstance(path, str) or not path:
+        return None
+    filesystem, name = resolve(path)
+    with filesystem.open_input_stream(name) as stream:
+        return bytes(stream.read())
+
+
+def sparkline(values: NDArray[np.floating], bars: int = 64) -> list[tuple[float, float, float, float]]:
+    """Feature values as bars around zero, in a box 100 wide and 40 high.
+
+    Args:
+        values: [features]; more than `bars` are averaged in neighbouring groups.
+        bars: Most bars to draw.
+
+    Returns:
+        x, y, width and height of each bar.
+    """
+    groups = np.array_split(np.asarray(values, dtype=np.float64), min(bars, len(values)))
+    means = np.nan_to_num(np.array([group.mean() for group in groups]))
+    low, high = min(means.min(), 0.0), max(means.max(), 0.0)
+    scale = 40 / (high - low) if high > low else 0.0
+    step = 100 / len(means)
+    return [
+        (
+            round(index * step, 2),
+            round((high - max(mean, 0.0)) * scale, 2),
+            round(0.8 * step, 2),
+            round(max(abs(mean) * scale, 0.5), 2),
+        )
+        for index, mean in enumerate(means)
+    ]

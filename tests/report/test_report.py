@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from auditor.errors import StageError
+from auditor.report import report
+from tests.report.builders import Audit
+
+
+def test_it_writes_every_contract_file(written):
+    _, config, run = written
+    summary = report(config, run)
+    assert run.names("report") == ["figures", "ranked.csv", "ranked.parquet", "report.html", "summary.json"]
+    assert run.names("report/figures") == ["detection.png", "flagged.png", "scores.png", "training.png"]
+    value = run.read_json("report/summary.json")
+    assert value["flagged"] == summary.flagged
+    assert value["seconds"]["report"] > 0
+    assert (summary.folder, summary.html) == (f"{run}/report", f"{run}/report/report.html")
+    table = run.read_table("report/ranked.parquet")
+    assert [row["sample_id"] for row in table.slice(0, 10).to_pylist()] == [row.sample_id for row in summary.top]
+    lines = run.read_bytes("report/ranked.csv").decode().splitlines()
+    assert len(lines) == 41
+    assert lines[0].startswith('"rank","sample_id","label"')
+
+
+def test_nested_columns_stay_in_parquet_alone(tmp_path):
+    import pyarrow as pa
+
+    config, run = Audit(carried={"boxes": pa.array([[1, 2]] * 40)}).write(tmp_path)
+    report(config, run)
+    assert "boxes" in run.read_table("report/ranked.parquet").column_names
+    assert "boxes" not in run.read_bytes("report/ranked.csv").decode().splitlines()[0]
+
+
+def test_a_second_report_replaces_the_first_and_ranks_the_same(written):
+    _, config, run = written
+    report(config, run)
+    first = run.read_bytes("report/ranked.csv")
+    run.write_bytes("report/figures/old.png", b"")
+    report(config, run)
+    assert run.read_bytes("report/ranked.csv") == first
+    assert "old.png" not in run.names("report/figures")
+    assert run.names("", hidden=True).count(".report") == 0
+
+
+def test_a_report_that_fails_leaves_the_earlier_one(written):
+    audit, config, run = written
+    report(config, run)
+    before = run.read_bytes("report/summary.json")
+    audit.write_scores(run, audit.scores_table().slice(1))
+    with pytest.raises(StageError):
+        report(config, run)
+    assert run.read_bytes("report/summary.json") == before
+
+
+def test_files_carry_the_format_version(written):
+    _, config, run = written
+    report(config, run)
+    assert json.loads(run.read_bytes("report/summary.json"))["format_version"] == 1
+    assert pq.read_schema(run.full("report/ranked.parquet")).metadata[b"auditor.format_version"] == b"1"
+
+
+def test_importing_the_report_is_cheap():
+    code = "import auditor.report, auditor.report.tracking, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"matplotlib", "sklearn", "mlflow", "jinja2", "torch", "ray", "pandas", "pyarrow.dataset"}
+    assert not heavy & set(loaded)
