@@ -1,6 +1,6 @@
 """Distributed data auditing for image classifiers trained with Sharpness-Aware Minimization.
 
-Every command is a function here: ``auditor.run(auditor.load_config("audit.yaml"))``. Names load on first use, so
+Every command is a method of `Audit`: ``auditor.Audit.from_yaml("audit.yaml").run()``. Names load on first use, so
 that ``auditor.sam``, ``auditor.models`` and ``auditor.influence`` need torch only.
 """
 
@@ -10,33 +10,36 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from auditor.audit import Audit
     from auditor.config import Config, load_config, parse_config
     from auditor.data import Dataset, Samples
     from auditor.errors import InputError, StageError
-    from auditor.pipeline import open_run, prepare, report, run, score, train
-    from auditor.plan import Plan, plan
     from auditor.sam import State
     from auditor.storage import RunFolder
     from auditor.trajectory import Manifest, TrajectoryReader, TrajectoryRecorder
 
-_HOMES = {
-    "auditor.config": ("Config", "load_config", "parse_config"),
-    "auditor.data": ("Dataset", "Samples"),
-    "auditor.errors": ("InputError", "StageError"),
-    "auditor.pipeline": ("open_run", "prepare", "report", "run", "score", "train"),
-    "auditor.plan": ("Plan", "plan"),
-    "auditor.sam": ("State",),
-    "auditor.storage": ("RunFolder",),
-    "auditor.trajectory": ("Manifest", "TrajectoryReader", "TrajectoryRecorder"),
+_HOME_OF = {
+    "Audit": "auditor.audit",
+    "Config": "auditor.config",
+    "Dataset": "auditor.data",
+    "InputError": "auditor.errors",
+    "Manifest": "auditor.trajectory",
+    "RunFolder": "auditor.storage",
+    "Samples": "auditor.data",
+    "StageError": "auditor.errors",
+    "State": "auditor.sam",
+    "TrajectoryReader": "auditor.trajectory",
+    "TrajectoryRecorder": "auditor.trajectory",
+    "load_config": "auditor.config",
+    "parse_config": "auditor.config",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Audit",
     "Config",
     "Dataset",
     "InputError",
     "Manifest",
-    "Plan",
     "RunFolder",
     "Samples",
     "StageError",
@@ -44,14 +47,7 @@ __all__ = [
     "TrajectoryReader",
     "TrajectoryRecorder",
     "load_config",
-    "open_run",
     "parse_config",
-    "plan",
-    "prepare",
-    "report",
-    "run",
-    "score",
-    "train",
 ]
 
 

@@ -7,17 +7,19 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from auditor import pipeline
-from auditor.config import Config, load_config
+from auditor.audit import Audit
+from auditor.config import load_config
 from auditor.errors import InputError, StageError
 from auditor.plan import Plan
-from auditor.plan import plan as make_plan
 from auditor.report import Summary, verdict
+from auditor.report.masking import mask
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,8 +41,18 @@ def cli() -> None:
     """
 
 
-def stage(function: Callable[[Config, bool], None]) -> click.Command:
-    """Make a command of a function of (configuration, whether to print JSON)."""
+@dataclass(frozen=True)
+class Request:
+    """What every stage's command is given."""
+
+    path: str
+    """Of the configuration, as it was typed."""
+    audit: Audit
+    as_json: bool
+
+
+def stage(function: Callable[[Request], None]) -> click.Command:
+    """Make a command of a function of a request."""
 
     @click.argument("config", type=click.Path())
     @click.option("--run", metavar="DIR", help="Use this run folder instead of the configuration's.")
@@ -50,59 +62,59 @@ def stage(function: Callable[[Config, bool], None]) -> click.Command:
     @functools.wraps(function)
     def command(config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
         _talk(quiet=as_json, verbose=verbose)
-        function(load_config(config, overrides, run), as_json)
+        function(Request(config, Audit.from_yaml(config, overrides, run), as_json))
 
     return cli.command()(command)
 
 
 @stage
-def run(config: Config, as_json: bool) -> None:
+def run(request: Request) -> None:
     """Train, score and report: the main job. Resumes what was interrupted.
 
     Example: auditor run docs/examples/digits.yaml --set train.epochs=20 --run runs/short
     """
-    _show_summary(config, pipeline.run(config), as_json)
+    _show_summary(request, request.audit.run())
 
 
 @stage
-def train(config: Config, as_json: bool) -> None:
+def train(request: Request) -> None:
     """Train with SAM and record the ledger.
 
     Example: auditor train docs/examples/digits.yaml
     """
-    manifest = pipeline.train(config)
-    if as_json:
+    manifest = request.audit.train()
+    if request.as_json:
         _print_json({"steps": manifest.steps, "checkpoints": manifest.checkpoints, "seconds": manifest.seconds})
 
 
 @stage
-def score(config: Config, as_json: bool) -> None:
+def score(request: Request) -> None:
     """Score every training sample of a trained run.
 
     Example: auditor score docs/examples/digits.yaml
     """
-    rows = pipeline.score(config)
-    if as_json:
-        _print_json({"rows": rows, "methods": config.score.methods})
+    rows = request.audit.score()
+    if request.as_json:
+        _print_json({"rows": rows, "methods": request.audit.config.score.methods})
 
 
 @stage
-def report(config: Config, as_json: bool) -> None:
+def report(request: Request) -> None:
     """Rank the scored samples and write the report again.
 
     Example: auditor report docs/examples/digits.yaml
     """
-    _show_summary(config, pipeline.report(config), as_json)
+    _show_summary(request, request.audit.report())
 
 
 @stage
-def plan(config: Config, as_json: bool) -> None:
+def plan(request: Request) -> None:
     """Say what an audit will do and cost, before anything starts.
 
     Example: auditor plan docs/examples/cifar10.yaml
     """
-    planned = make_plan(config)
-    if as_json:
+    planned = request.audit.plan()
+    if request.as_json:
         _print_json(planned.to_json())
     else:
         _show_plan(planned)
@@ -142,6 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _talk(*, quiet: bool, verbose: bool) -> None:
+    if not verbose:
+        # Deprecations inside torch and Ray: nobody who reads this terminal can act on them.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
     handler = logging.StreamHandler()
     handler.setFormatter(_Sentences())
     logger = logging.getLogger("auditor")
@@ -154,8 +170,8 @@ def _print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _show_summary(config: Config, summary: Summary, as_json: bool) -> None:
-    if as_json:
+def _show_summary(request: Request, summary: Summary) -> None:
+    if request.as_json:
         _print_json(summary.to_json())
         return
     click.echo("")
@@ -178,9 +194,9 @@ def _show_summary(config: Config, summary: Summary, as_json: bool) -> None:
             shares = "  ".join(f"{found.found[share]:>6.1%}" for share in ("0.1", "0.2", "0.4"))
             click.echo(f"  {method:<8}{shares}   AUROC {found.auroc:.3f}")
     click.echo(f"\nReport: {summary.html}")
-    click.echo(
-        f"MLflow: {config.mlflow.tracking_uri}, experiment {config.mlflow.experiment} (auditor ui CONFIG opens it)"
-    )
+    tracking = request.audit.config.mlflow
+    click.echo(f"MLflow: experiment {tracking.experiment} in {mask(tracking.tracking_uri)}")
+    click.echo(f"        auditor ui {request.path} opens it")
 
 
 def _show_plan(planned: Plan) -> None:

@@ -1,39 +1,40 @@
-"""Progress of long work on a terminal or in a log: how far, how fast, how long still."""
+"""Progress of long work: a bar on a terminal, a line from time to time in a log; how far, how fast, how long still."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
 from tqdm import tqdm
 
+log = logging.getLogger("auditor")
+
+_LINE_EVERY = 10.0
+"""Seconds between two lines in a log."""
+
 
 class Progress:
-    """A bar on a terminal; a line every few seconds in a log.
+    """How far a piece of work is. The rate counts from its first sign of life: what starts up before is no work.
 
     Args:
         label: What is going on.
         total: Units of work.
-        unit: Name of one unit.
+        unit: Name of the units.
         initial: Units that were done before.
     """
 
     def __init__(self, label: str, total: int, unit: str, initial: int = 0) -> None:
-        terminal = sys.stderr.isatty()
+        self._label, self._total, self._unit = label, total, unit
+        self._first = self._done = initial
+        self._began = self._told = 0.0
+        # On a terminal alone: a log would fill with carriage returns.
         self._bar = tqdm(
-            total=total,
-            initial=initial,
-            desc=f"{label:<8}",
-            unit=f" {unit}",
-            file=sys.stderr,
-            mininterval=0.1 if terminal else 10.0,
-            dynamic_ncols=terminal,
-            ncols=None if terminal else 100,
-            ascii=None if terminal else " -#",
-            leave=True,
+            total=total, initial=initial, desc=label, unit=f" {unit}", disable=None, leave=False, file=sys.stderr
         )
 
     def __enter__(self) -> Progress:
@@ -47,10 +48,29 @@ class Progress:
     ) -> None:
         self._bar.close()
 
+    def advance(self, units: int) -> None:
+        """Say that more units are done."""
+        self.reach(self._done + units)
+
     def reach(self, done: int) -> None:
         """Say that `done` units are done, earlier ones included."""
-        if done != self._bar.n:
-            self._bar.update(done - self._bar.n)
+        now = time.monotonic()
+        if done == self._done:
+            return
+        if not self._began:
+            # What was done by the first look took an unknown time.
+            self._began = self._told = now
+            self._first = done
+            self._bar.unpause()
+        self._bar.update(done - self._done)
+        self._done = done
+        if self._bar.disable and now - self._told >= _LINE_EVERY and done < self._total:
+            self._told = now
+            rate = (done - self._first) / (now - self._began)
+            left = (self._total - done) / rate
+            log.info(
+                "%s: %d of %d %s, %.3g a second, %.0f s left", self._label, done, self._total, self._unit, rate, left
+            )
 
 
 class Watch:

@@ -23,8 +23,9 @@ from auditor.data.quarantine import Quarantine
 from auditor.data.snapshot import FOLDER, SnapshotWriter
 from auditor.data.sources import Source, open_source
 from auditor.data.splits import SPLITS, SplitName, flip_labels
-from auditor.data.survey import Survey, progress
+from auditor.data.survey import Survey
 from auditor.errors import InputError
+from auditor.progress import Progress
 from auditor.storage import RunFolder
 
 
@@ -105,7 +106,7 @@ def _write(run: RunFolder, source: Source, table: SplitName, parts: list[Part], 
     numbers = [np.cumsum(part.kept) - 1 for part in parts]
     done = 0
     with ExitStack() as stack:
-        bar = stack.enter_context(progress(f"writing {table}", len(rows)))
+        bar = stack.enter_context(Progress(f"writing {table}", len(rows), "rows"))
         writers = [stack.enter_context(SnapshotWriter(run, part.split, class_names)) for part in parts]
         for batch in source.batches(table, rows):
             window = slice(done, done + batch.num_rows)
@@ -117,7 +118,7 @@ def _write(run: RunFolder, source: Source, table: SplitName, parts: list[Part], 
                     raise InputError(f"{source.where(table)}: changed while it was being read")
                 writer.write(_snapshot_table(mine, part, inside, numbers[owner][inside]))
             done += batch.num_rows
-            bar.update(batch.num_rows)
+            bar.advance(batch.num_rows)
 
 
 def _snapshot_table(batch: pa.Table, part: Part, places: NDArray[np.int64], numbers: NDArray[np.int64]) -> pa.Table:

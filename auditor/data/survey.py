@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from auditor.data.inspection import Facts, Fault, Moments, inspect_features, inspect_images
 from auditor.data.parts import Part, merge_rows, set_aside
@@ -15,6 +14,7 @@ from auditor.data.quarantine import Quarantine
 from auditor.data.sources import Source
 from auditor.data.splits import SplitName
 from auditor.errors import InputError
+from auditor.progress import Progress
 
 
 class Survey:
@@ -74,13 +74,13 @@ class Survey:
             part.shapes = [()] * len(part.rows)
             part.digests = np.zeros(len(part.rows), np.uint64)
         done = 0
-        with progress(f"checking {table}", len(rows)) as bar:
+        with Progress(f"checking {table}", len(rows), "rows") as bar:
             for batch in self._source.batches(table, rows):
                 found = self._inspect(table, batch)
                 for result in found:
                     self._take_in(mine[owners[done]], int(places[done]), result)
                     done += 1
-                bar.update(len(found))
+                bar.advance(len(found))
 
     def wrong_shape(self, part: Part, place: int) -> None:
         """Set a row aside whose shape differs from the first training row's."""
@@ -121,8 +121,3 @@ class Survey:
             return
         self.grayscale = self.grayscale and result.grayscale
         self._moments.add(result)
-
-
-def progress(what: str, rows: int) -> tqdm:  # type: ignore[type-arg]
-    """A progress bar with rate and estimate, on a terminal only."""
-    return tqdm(total=rows, desc=what, unit=" rows", disable=None, leave=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 
@@ -30,16 +31,15 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
     if not verbose:
         _hush()
+    options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
     try:
-        if address:
-            ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING)
-        else:
-            ray.init(
-                num_cpus=_logical_cpus(resources),
-                include_dashboard=False,
-                log_to_driver=verbose,
-                logging_level=logging.INFO if verbose else logging.WARNING,
-            )
+        with nullcontext() if verbose else _without_native_output():
+            if address:
+                ray.init(address=address, **options)
+            else:
+                # Nobody preempts this machine, so nobody needs to watch for it.
+                os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+                ray.init(num_cpus=_logical_cpus(resources), include_dashboard=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StageError(f"resources.ray_address {address}: no Ray cluster answers ({error})") from error
     try:
@@ -50,13 +50,29 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
 
 def _hush() -> None:
     """Keep Ray's own account of what it does off the terminal; warnings that a person can act on stay."""
+    importlib.import_module("ray.data")  # it sets its own levels when it is imported
+
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # That a local cluster makes itself a token, and that progress is shown by us, is nothing to act on.
     for name in ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Ray Data restarts its actors and Ray's core calls that an error on every driver's terminal (2.60).
+    # Ray Data restarts its actors, and Ray's core (2.60) prints an error about that on every driver's terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+@contextmanager
+def _without_native_output() -> Iterator[None]:
+    """Drop what Ray's core writes to standard error while it starts: errors reach us as exceptions."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def worker_resources(config: Config) -> dict[str, float]:

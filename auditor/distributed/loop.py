@@ -104,10 +104,11 @@ class StepInputs:
 
     def micro_batch(self, step: int, epoch: int, index: int, rows: NDArray[np.integer]) -> MicroBatch:
         """Micro-batch `index` of a step, as it was and will be trained on."""
+        indices = torch.from_numpy(rows.astype(np.int64))
         return MicroBatch(
             inputs=self.samples.inputs(rows, epoch).to(self.device, non_blocking=True),
-            labels=self.samples.labels[rows].to(self.device),
-            weights=self.weights[rows].to(self.device),
+            labels=self.samples.labels[indices].to(self.device),
+            weights=self.weights[indices].to(self.device),
             seed=counters.seed_of("dropout", self.seed, step, index),
         )
 

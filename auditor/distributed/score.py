@@ -49,15 +49,16 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
         return rows
     settings = config.model_dump(mode="json")
     reserved = _reserved(config)
-    prepared = ray.remote(**reserved)(_prepare).remote(settings, run.uri)
-    if not _room_beside_the_actors(config):
-        # Actors wait for its result: they must not take the place that it needs.
-        ray.wait([prepared])
+    prepared, evaluation = _prepared(config, run)
+    run.write_json(EVALUATION, evaluation)
 
     aside = f".{SCORES}"
     run.remove(aside)
     run.make(aside)
-    DataContext.get_current().enable_progress_bars = False
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # ours is shown
+    # The newer reader lists, plans and reads in processes of their own: 6 s more before the first row (Ray 2.60).
+    context.use_datasource_v2 = False
     resources = config.resources
     block = int(np.clip(-(-rows // (4 * resources.score_actors)), config.score.batch_size, 8192))
     pipeline = (
@@ -65,7 +66,7 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
             run.full("dataset/train"),
             filesystem=run.filesystem,
             columns=["row", "sample_id", _inputs_column(dataset), "label"],
-            num_cpus=0.25,
+            num_cpus=1,
         )
         .repartition(target_num_rows_per_block=block)
         .map_batches(
@@ -80,10 +81,9 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
     written = _Written(run, aside)
     try:
         with Watch(Progress("score", rows, "samples"), written.rows, 0.5 if run.local else 10.0):
-            pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 0.25})
+            pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 1})
     except ray.exceptions.RayError as error:
         raise StageError(f"scoring gave up: {_cause(error)}") from error
-    run.write_json(EVALUATION, _get(ray.remote(num_cpus=0)(_evaluation).remote(prepared)))
     _check(run.read_table(aside, columns=["sample_id"]), rows)
     run.replace(aside, SCORES)
     return rows
@@ -154,15 +154,29 @@ class _Written:
         return sum(self._counted.values())
 
 
-def _prepare(settings: dict[str, Any], uri: str) -> ScoringInputs:
-    config = parse_config(settings)
+def _prepared(config: Config, run: RunFolder) -> tuple[ray.ObjectRef, dict[str, Any]]:
+    """What the actors need, in the object store, and the evaluation beside it.
+
+    Computed where the accelerators are; without any, here: that saves a process and its imports.
+    """
+    if not config.resources.gpus_per_worker:
+        found = _prepare(config, run)
+        return ray.put(found), found.evaluation
+
+    def remotely() -> tuple[ScoringInputs, dict[str, Any]]:
+        found = _prepare(config, run)
+        return found, found.evaluation
+
+    inputs, evaluation = ray.remote(num_returns=2, **_reserved(config))(remotely).remote()
+    try:
+        return inputs, ray.get(evaluation)
+    except ray.exceptions.RayError as error:
+        raise StageError(f"scoring could not be prepared: {_cause(error)}") from error
+
+
+def _prepare(config: Config, run: RunFolder) -> ScoringInputs:
     torch.set_num_threads(config.resources.cpus_per_worker)
-    return prepare_scoring(config, RunFolder(uri), _device(config))
-
-
-def _evaluation(prepared: ScoringInputs) -> dict[str, Any]:
-    evaluation: dict[str, Any] = prepared.evaluation
-    return evaluation
+    return prepare_scoring(config, run, _device(config))
 
 
 def _inputs_column(dataset: Dataset) -> str:
@@ -178,11 +192,6 @@ def _reserved(config: Config) -> dict[str, Any]:
     return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU")}
 
 
-def _room_beside_the_actors(config: Config) -> bool:
-    free, places = ray.available_resources(), config.resources.score_actors + 1
-    return all(free.get(name, 0.0) >= places * amount for name, amount in worker_resources(config).items())
-
-
 def _refuse_not_finite(scored: pa.Table, methods: list[Any]) -> None:
     for method in methods:
         broken = pc.invert(pc.is_finite(scored[method]))
@@ -195,16 +204,6 @@ def _check(scored: pa.Table, expected: int) -> None:
     unique = len(pc.unique(scored["sample_id"]))
     if not scored.num_rows == unique == expected:
         raise StageError(f"{expected} samples should have been scored, {scored.num_rows} were, {unique} of them unique")
-
-
-def _get(reference: ray.ObjectRef) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, StageError):
-            raise StageError(str(cause)) from error
-        raise
 
 
 def _cause(error: BaseException) -> str:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
-from typing import Any
 
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer
 
-from auditor.config import Config, parse_config
+from auditor.config import Config
 from auditor.data import Dataset
 from auditor.distributed.cluster import worker_resources
-from auditor.distributed.loop import run_training, training_manifest
+from auditor.distributed.loop import training_manifest
+from auditor.distributed.worker import PROGRESS_FILE, train_worker
 from auditor.errors import InputError, StageError
 from auditor.progress import Progress, Watch
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest
 
-_PROGRESS = "trajectory/.progress.json"
 _SCRATCH = "trajectory/.ray-train"
 
 
@@ -48,7 +45,7 @@ def train_on_ray(config: Config, run: RunFolder) -> Manifest:
     # Ray Train looks at its workers every 2 s by default, which a short training notices.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     trainer = TorchTrainer(
-        _worker,
+        train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "run": run.uri},
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
@@ -72,7 +69,7 @@ def train_on_ray(config: Config, run: RunFolder) -> Manifest:
         raise StageError(f"training gave up: {_reason(error)}") from error
     finally:
         run.remove(_SCRATCH)
-        run.remove(_PROGRESS)
+        run.remove(PROGRESS_FILE)
     if result.return_value is not None:
         raise StageError(str(result.return_value))
     manifest = Manifest.read(run)
@@ -81,27 +78,11 @@ def train_on_ray(config: Config, run: RunFolder) -> Manifest:
     return manifest
 
 
-def _worker(settings: dict[str, Any]) -> str | None:
-    config = parse_config(settings["config"])
-    run = RunFolder(settings["run"])
-    torch.set_num_threads(config.resources.cpus_per_worker)
-    interval = 0.5 if run.local else 10.0
-    told = 0.0
-
-    def progress(step: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= interval:
-            told = time.monotonic()
-            run.write_json(_PROGRESS, {"step": step})
-
-    return run_training(config, run, get_device(), progress)
-
-
 def _done(run: RunFolder) -> int:
     manifest = Manifest.read(run)
     if manifest is not None and manifest.complete:
         return manifest.steps
-    return int(run.read_json(_PROGRESS)["step"])
+    return int(run.read_json(PROGRESS_FILE)["step"])
 
 
 def _reason(error: BaseException) -> str:

@@ -44,12 +44,12 @@ def connect(tracking_uri: str) -> MlflowClient:
     # Creating the tables of a new store is no news.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     try:
         client = MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, ImportError, OSError) as error:
+    # A store raises what its database, driver or server raises.
+    except Exception as error:
         reason = mask(" ".join(str(error).split()))
         raise InputError(f"mlflow.tracking_uri {mask(tracking_uri)}: cannot be opened ({clip(reason, 300)})") from None
     return client

@@ -1,0 +1,244 @@
+"""An audit and its stages: each finished once, each resumable, all of them one call."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from auditor.config import RECORDED, Config, differences, load_config, parse_config
+from auditor.data import Dataset
+from auditor.data import prepare as prepare_dataset
+from auditor.data.dataset import DATASET_FILE
+from auditor.errors import InputError, StageError
+from auditor.plan import Plan, check_model
+from auditor.plan import plan as make_plan
+from auditor.report import Summary, read_report
+from auditor.report import report as write_report
+from auditor.report.masking import mask
+from auditor.storage import RunFolder
+from auditor.trajectory import Manifest, TrajectoryReader
+from auditor.trajectory.manifest import checkpoint_folder
+
+if TYPE_CHECKING:
+    from auditor.report.tracking import Tracking
+
+log = logging.getLogger("auditor")
+
+CONFIG_FILE = "config.yaml"
+STAGES_FILE = "stages.json"
+_VERSIONED = ("auditor", "ray", "torch", "torchvision", "numpy", "pyarrow", "mlflow")
+
+
+class Audit:
+    """One configuration and its run folder; a method for each command.
+
+    What is complete in the folder is left as it is: a stage that is called again returns what it found before, and
+    one that was interrupted goes on where it stopped.
+
+    >>> Audit.from_yaml("docs/examples/digits.yaml").run()  # doctest: +SKIP
+
+    Args:
+        config: The audit.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = (), run: str | None = None) -> Audit:
+        """An audit from its configuration file; see `load_config`.
+
+        Raises:
+            InputError: The file, a key or a value is unusable.
+        """
+        return cls(load_config(path, overrides, run))
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """The run folder; the resolved configuration is written there the first time it is opened.
+
+        Raises:
+            InputError: The folder belongs to another configuration; the difference is named.
+        """
+        folder = RunFolder(self.config.run)
+        resolved = _masked(self.config.model_dump(mode="json"))
+        if folder.exists(CONFIG_FILE):
+            kept = yaml.safe_load(folder.read_bytes(CONFIG_FILE))
+            before = {key: value for key, value in kept.items() if key not in RECORDED}
+            changed = differences(parse_config(before, folder.full(CONFIG_FILE)), parse_config(resolved))
+            if changed:
+                raise InputError(f"{folder}: was made with another configuration ({'; '.join(changed)})")
+            return folder
+        versions = {name: metadata.version(name) for name in _VERSIONED}
+        recorded = {**resolved, "versions": versions, "revision": _revision()}
+        folder.write_bytes(CONFIG_FILE, yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True).encode())
+        return folder
+
+    def plan(self) -> Plan:
+        """What this audit will do and cost; nothing is written.
+
+        Raises:
+            InputError: The source or the model is unusable.
+        """
+        return make_plan(self.config)
+
+    def run(self) -> Summary:
+        """The whole audit: prepare, train, score, report, all of it logged to MLflow.
+
+        Raises:
+            InputError: The configuration or its data is wrong, or the folder holds another audit.
+            StageError: A stage could not end.
+        """
+        if "track" in self._seconds():
+            log.info("all of this audit is done; another one needs another run folder (--run)")
+            return read_report(self.config, self.folder)
+        self.prepare()
+        from auditor.report.tracking import Tracking
+
+        with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
+            # A new tracking store takes seconds to set up, and so does Ray.
+            opening = beside.submit(Tracking, self.config, self.folder)
+            if not self._scored:
+                from auditor.distributed.cluster import cluster
+
+                stack.enter_context(cluster(self.config.resources))
+            with opening.result() as tracking:
+                tracking.log_parameters()
+                tracking.log_dataset()
+                self.train()
+                self.score()
+                stack.close()
+                summary = self.report()
+                with self._timed("track"):
+                    tracking.log_training()
+                    tracking.log_report(summary)
+                    self._log_model(tracking)
+        return summary
+
+    def prepare(self) -> Dataset:
+        """Check the rows and take the snapshot that is audited, unless it is there already.
+
+        Raises:
+            InputError: Too many rows are unusable, or the model does not fit them.
+        """
+        if self.folder.exists(DATASET_FILE):
+            dataset = Dataset.load(self.folder)
+        else:
+            with self._timed("prepare"):
+                dataset = prepare_dataset(self.config, self.folder)
+        check_model(self.config, dataset.input_shape, len(dataset.class_names))
+        counts = ", ".join(f"{facts.rows:,} {split}" for split, facts in dataset.splits.items())
+        aside = len(dataset.quarantine.rows)
+        log.info("data: %s rows of %d classes, %d set aside", counts, len(dataset.class_names), aside)
+        for warning in dataset.warnings:
+            log.warning("data: %s", warning)
+        return dataset
+
+    def train(self) -> Manifest:
+        """Train with SAM on Ray, from the last complete checkpoint if there is one; the snapshot is taken if need be.
+
+        Raises:
+            InputError: See `prepare`.
+            StageError: The loss was not finite, or workers died too often.
+        """
+        if not self.folder.exists(DATASET_FILE):
+            self.prepare()
+        manifest = Manifest.read(self.folder)
+        if manifest is None or not manifest.complete:
+            from auditor.distributed.cluster import cluster
+            from auditor.distributed.train import train_on_ray
+
+            with cluster(self.config.resources), self._timed("train"):
+                manifest = train_on_ray(self.config, self.folder)
+        log.info(
+            "train: %d steps of %d samples in %.1f s, %d checkpoints",
+            manifest.steps,
+            manifest.batch_size,
+            manifest.seconds,
+            len(manifest.checkpoints),
+        )
+        return manifest
+
+    def score(self) -> int:
+        """Score every training sample on Ray, unless that is done already; returns how many samples there are.
+
+        Raises:
+            StageError: Training has not ended, or a score is not finite.
+        """
+        TrajectoryReader(self.folder)
+        if not self._scored:
+            from auditor.distributed.cluster import cluster
+            from auditor.distributed.score import score_on_ray
+
+            with cluster(self.config.resources), self._timed("score"):
+                score_on_ray(self.config, self.folder)
+        rows = Dataset.load(self.folder).splits["train"].rows
+        log.info("score: %s samples by %s", f"{rows:,}", ", ".join(self.config.score.methods))
+        return rows
+
+    def report(self) -> Summary:
+        """Rank the scored samples and write report/, over an earlier one.
+
+        Raises:
+            StageError: Scores are missing or do not fit the dataset.
+        """
+        if not self._scored:
+            raise StageError(f"{self.folder}: holds no scores; score first")
+        with self._timed("report"):
+            return write_report(self.config, self.folder)
+
+    @property
+    def _scored(self) -> bool:
+        return self.folder.exists("scores")
+
+    def _seconds(self) -> dict[str, float]:
+        return dict(self.folder.read_json(STAGES_FILE)["seconds"]) if self.folder.exists(STAGES_FILE) else {}
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Record how long a stage took, once it has ended well."""
+        started = time.monotonic()
+        yield
+        spent = round(time.monotonic() - started, 3)
+        self.folder.write_json(STAGES_FILE, {"seconds": {**self._seconds(), stage: spent}})
+
+    def _log_model(self, tracking: Tracking) -> None:
+        """Hand MLflow the trained network, its running statistics replaced by the ones it was evaluated with."""
+        from auditor.distributed.loop import load_samples
+        from auditor.distributed.scoring_inputs import trained_model
+
+        dataset = Dataset.load(self.folder)
+        example = load_samples(self.config, self.folder, dataset, "validation").inputs(np.arange(2))
+        steps = TrajectoryReader(self.folder).manifest.steps
+        model = trained_model(self.config, self.folder)
+        tracking.log_model(model, example, self.folder.full(checkpoint_folder(steps)))
+
+
+def _masked(tree: Any) -> Any:
+    """The same tree with credentials in addresses replaced."""
+    if isinstance(tree, dict):
+        return {key: _masked(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_masked(value) for value in tree]
+    return mask(tree) if isinstance(tree, str) else tree
+
+
+def _revision() -> str | None:
+    """The git revision of the working directory, marked when files are changed; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
