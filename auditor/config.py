@@ -405,9 +405,9 @@ def _assign(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    # A union's branch name stands in the location although it is no key of the file.
-    kinds = {"digits", "parquet", "folder", "torchvision"}
-    key = ".".join(str(part) for part in problem["loc"] if part not in kinds)
+    place = tuple(str(part) for part in problem["loc"])
+    # Below data.source the union's branch name comes next, although it is no key of the file.
+    key = ".".join(place[:2] + place[3:] if place[:2] == ("data", "source") else place)
     match problem["type"]:
         case "extra_forbidden":
             return f"unknown key {key}"

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from auditor.influence import Point, PreciseStatistics, evaluate, query_gradient
+from auditor.influence.replay import Cotangent, step_pullback
+from auditor.sam import MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
+from tests.influence.networks import F64, network, samples
+
+ROWS, BATCH, STEPS = 12, 8, 5
+CHECKED = (0, 3, 7, 11)
+
+
+def elementwise_asam(parameters, gradient, rho):
+    """A perturbation that depends on θ as well as on g: ρ |θ|² g / ‖|θ| g‖."""
+    scaled = {name: parameters[name].abs() * value for name, value in gradient.items()}
+    norm = torch.sqrt(sum((value**2).sum() for value in scaled.values()))
+    return {name: rho * parameters[name].abs() * value / norm for name, value in scaled.items()}
+
+
+class Training:
+    """A whole training in float64, with a weight for every sample."""
+
+    def __init__(self, norm="batch", perturbation=None, momentum=0.9, weight_decay=1e-2, nesterov=False, micro=2):
+        self.net: Network = network(norm)
+        self.inputs, self.labels = samples(ROWS, seed=3)
+        self.query = samples(10, seed=4)
+        self.perturbation = perturbation or make_perturbation("sam", 0.1)
+        self.settings = [StepSettings(rate, momentum, weight_decay, nesterov) for rate in (0.1, 0.2, 0.15, 0.1, 0.05)]
+        order = np.random.default_rng(0)
+        self.batches = [np.split(order.permutation(ROWS)[:BATCH], micro) for _ in range(STEPS)]
+        self.precise = PreciseStatistics(self.net, [self.inputs[:6], self.inputs[6:]])
+
+    def micro_batches(self, step, weights):
+        return [
+            MicroBatch(self.inputs[rows], self.labels[rows], weights[rows], 10 * step + index)
+            for index, rows in enumerate(self.batches[step])
+        ]
+
+    def states(self, weights):
+        states = [State.initial(self.net)]
+        for step in range(STEPS):
+            batches = self.micro_batches(step, weights)
+            after, _, _ = sam_step(self.net, states[-1], batches, len(batches), self.perturbation, self.settings[step])
+            states.append(after)
+        return states
+
+    def f(self, weights):
+        last = self.states(weights)[-1]
+        return evaluate(self.net, Point.at(self.precise, last.parameters, last.buffers), [self.query]).loss
+
+    def weight_gradient(self, share=None):
+        """∂f/∂w [rows] by replay; `share` deals the micro-batches out to two workers."""
+        weights = torch.ones(ROWS, dtype=F64)
+        states = self.states(weights)
+        point = Point.at(self.precise, states[-1].parameters, states[-1].buffers)
+        cotangent = Cotangent.final(query_gradient(self.net, self.precise, point, [self.query]))
+        total = torch.zeros(ROWS, dtype=F64)
+        for step in reversed(range(STEPS)):
+            batches = self.micro_batches(step, weights)
+            pull = partial(
+                step_pullback,
+                self.net,
+                states[step],
+                total=len(batches),
+                perturbation=self.perturbation,
+                settings=self.settings[step],
+                cotangent=cotangent,
+            )
+            if share is None:
+                cotangent, found = pull(batches)
+            else:
+                sums = []
+                parts = [pull(part, all_reduce=lambda own: sums.append(own) or own)[1] for part in share(batches)]
+                summed = {name: sum(own[name] for own in sums) for name in sums[0]}
+                cotangent, _ = pull([], all_reduce=lambda _, summed=summed: summed)
+                found = [weight for part in parts for weight in part]
+            for rows, weight in zip(self.batches[step], found, strict=True):
+                total[rows] += weight
+        return total
+
+    def numeric(self, sample, by=1e-5):
+        ahead, behind = (torch.ones(ROWS, dtype=F64) for _ in range(2))
+        ahead[sample] += by
+        behind[sample] -= by
+        return (self.f(ahead) - self.f(behind)) / (2 * by)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"norm": "group"},
+        {"norm": "none", "momentum": 0.0, "weight_decay": 0.0, "micro": 1},
+        {"norm": "none", "nesterov": True},
+        {"nesterov": True, "micro": 4},
+        {"perturbation": make_perturbation("sam", 0.0)},
+        {"perturbation": make_perturbation("sam", 0.1, 3.0)},
+        {"norm": "none", "perturbation": partial(elementwise_asam, rho=0.1)},
+    ],
+    ids=["batch-norm", "group-norm", "plain-sgd", "nesterov", "small-micro-batches", "rho-0", "p-3", "theta-scaled"],
+)
+def test_weight_gradient_equals_finite_differences_of_whole_trainings(settings):
+    training = Training(**settings)
+    found = training.weight_gradient()
+    for sample in CHECKED:
+        assert float(found[sample]) == pytest.approx(training.numeric(sample), rel=1e-5, abs=1e-10)
+
+
+def test_two_workers_find_the_same_gradient_as_one():
+    training = Training(micro=4)
+    apart = training.weight_gradient(share=lambda batches: (batches[:3], batches[3:]))
+    torch.testing.assert_close(apart, training.weight_gradient(), rtol=1e-10, atol=1e-14)
