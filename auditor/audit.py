@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 from auditor.config import RECORDED, Config, differences, load_config, parse_config
@@ -215,14 +214,13 @@ class Audit:
 
     def _log_model(self, tracking: Tracking) -> None:
         """Hand MLflow the trained network, its running statistics replaced by the ones it was evaluated with."""
-        from auditor.distributed.loop import load_samples
-        from auditor.distributed.scoring_inputs import trained_model
+        import torch
 
-        dataset = Dataset.load(self.folder)
-        example = load_samples(self.config, self.folder, dataset, "validation").inputs(np.arange(2))
-        steps = TrajectoryReader(self.folder).manifest.steps
-        model = trained_model(self.config, self.folder)
-        tracking.log_model(model, example, self.folder.full(checkpoint_folder(steps)))
+        from auditor.distributed.trained_run import TrainedRun
+
+        trained = TrainedRun(self.config, self.folder, torch.device("cpu"))
+        example, _ = next(iter(trained.chunks("validation")))
+        tracking.log_model(trained.model(), example, self.folder.full(checkpoint_folder(trained.manifest.steps)))
 
 
 def _masked(tree: Any) -> Any:

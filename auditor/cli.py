@@ -146,10 +146,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(arguments, prog_name="auditor", standalone_mode=True)
     except InputError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {mask(str(error))}", err=True)
         sys.exit(2)
     except StageError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {mask(str(error))}", err=True)
         sys.exit(1)
 
 

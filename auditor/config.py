@@ -211,6 +211,17 @@ class Evaluation(Section):
     """Rows a forward pass."""
 
 
+class Replay(Section):
+    """Exact influence by sweeping training backwards."""
+
+    horizon: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of training to sweep, counted from its end."""
+    memory_gib: Annotated[float, Field(gt=0)] = 2.0
+    """Memory of each worker for the states of one segment; less means more of them are computed again."""
+    tolerance: Annotated[float, Field(ge=0)] = 1e-3
+    """Largest relative difference to a recorded checkpoint before replay is refused."""
+
+
 Method = Literal["gif", "loss", "margin", "aum"]
 """Columns that can be scored; see `docs/concepts.md` for what each means."""
 
@@ -280,6 +291,8 @@ class Config(Section):
     """Training."""
     evaluation: Evaluation = Evaluation()
     """Evaluation."""
+    replay: Replay = Replay()
+    """Exact influence."""
     score: Score = Score()
     """Scoring."""
     report: Report = Report()

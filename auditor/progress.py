@@ -57,8 +57,8 @@ class Progress:
         now = time.monotonic()
         if done == self._done:
             return
-        if not self._began:
-            # What was done by the first look took an unknown time.
+        if not self._began or done <= self._first:
+            # What was done by the first look took an unknown time; so did what is done again after a failure.
             self._began = self._told = now
             self._first = done
             self._bar.unpause()

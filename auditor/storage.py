@@ -122,16 +122,7 @@ class RunFolder:
         if isinstance(names, str):
             folder = not names.endswith(".parquet")
             names = [f"{names}/{name}" for name in self.names(names)] if folder else [names]
-        tables = [
-            pq.read_table(self.full(name), filesystem=self.filesystem, columns=columns, partitioning=None)
-            for name in names
-        ]
-        for name, table in zip(names, tables, strict=True):
-            version = int((table.schema.metadata or {}).get(b"auditor.format_version", FORMAT_VERSION))
-            if version > FORMAT_VERSION:
-                raise InputError(
-                    f"{self.full(name)}: has format version {version}, this release reads up to {FORMAT_VERSION}"
-                )
+        tables = [self._table(name, columns) for name in names]
         return pa.concat_tables(tables, promote_options="default")
 
     def make(self, folder: str) -> str:
@@ -161,6 +152,17 @@ class RunFolder:
                 self.filesystem.open_output_stream(self.full(f"{folder}/{name}")) as target,
             ):
                 shutil.copyfileobj(source, target, 1 << 20)
+
+    def _table(self, name: str, columns: Sequence[str] | None) -> pa.Table:
+        with self.filesystem.open_input_file(self.full(name)) as file:
+            # Before anything else is asked of it: a newer format may lack the columns.
+            metadata = pq.read_schema(file).metadata or {}
+            version = int(metadata.get(b"auditor.format_version", FORMAT_VERSION))
+            if version > FORMAT_VERSION:
+                raise InputError(
+                    f"{self.full(name)}: has format version {version}, this release reads up to {FORMAT_VERSION}"
+                )
+            return pq.read_table(file, columns=columns, partitioning=None)
 
     def _aside(self, name: str) -> str:
         folder, _, base = name.rpartition("/")

@@ -155,11 +155,11 @@ def run_training(
     planned = frozenset(manifest.checkpoint_steps)
     losses: list[Tensor] = []
     for step, epoch, micro_batches in steps_from(manifest, recorder.next_step):
-        mine = _share(manifest.micro_batches, recorder.rank, recorder.world_size)
+        mine = share_of(manifest.micro_batches, recorder.rank, recorder.world_size)
         settings = step_settings(manifest, step)
         batches = (inputs.micro_batch(step, epoch, index, micro_batches[index]) for index in mine)
         state, loss, results = sam_step(
-            network, state, batches, manifest.micro_batches, perturbation, settings, _all_reduce
+            network, state, batches, manifest.micro_batches, perturbation, settings, all_reduce
         )
         for index, result in zip(mine, results, strict=True):
             recorder.record(
@@ -192,13 +192,13 @@ def run_training(
     return None
 
 
-def _share(micro_batches: int, rank: int, world_size: int) -> range:
-    """The micro-batches of a rank: neighbouring ones, shares that differ by one at most."""
+def share_of(micro_batches: int, rank: int, world_size: int) -> range:
+    """Indices of the micro-batches that a rank computes: neighbouring ones, shares that differ by one at most."""
     return range(rank * micro_batches // world_size, (rank + 1) * micro_batches // world_size)
 
 
-def _all_reduce(tensors: Tensors) -> Tensors:
-    """Sum over ranks, in one message."""
+def all_reduce(tensors: Tensors) -> Tensors:
+    """Sum named tensors over all ranks, in one message."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensors
     flat = torch.cat([value.flatten() for value in tensors.values()])

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from auditor import counters
 from auditor.config import Config
-from auditor.data import Dataset, Samples, SplitName
-from auditor.distributed.loop import StepInputs, load_samples, new_model
-from auditor.influence import (
-    Direction,
-    Point,
-    PreciseStatistics,
-    effective_steps,
-    evaluate,
-    gif_direction,
-    nearest_checkpoints,
-    query_gradient,
-    with_running,
-)
-from auditor.sam import Network, make_perturbation
+from auditor.distributed.trained_run import TrainedRun
+from auditor.influence import Direction, Point, effective_steps, evaluate, gif_direction, nearest_checkpoints
 from auditor.storage import RunFolder
-from auditor.trajectory import TrajectoryReader
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,34 +47,34 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
     Raises:
         StageError: Training has not ended.
     """
-    reader = TrajectoryReader(run)
-    dataset = Dataset.load(run)
-    network = Network(new_model(config, dataset).to(device))
-    train = load_samples(config, run, dataset, "train")
-    precise = precise_statistics(config, network, train, device)
+    trained = TrainedRun(config, run, device)
+    directions, exposures = _gif(trained) if "gif" in config.score.methods else ((), np.zeros((len(trained.train), 0)))
+    return ScoringInputs(
+        final=trained.point(trained.manifest.steps).to(_CPU),
+        directions=directions,
+        exposures=exposures,
+        area_under_margin=trained.reader.area_under_margin(),
+        evaluation=_evaluation(trained),
+    )
 
-    def split(name: SplitName) -> list[tuple[Tensor, Tensor]]:
-        samples = load_samples(config, run, dataset, name)
-        return list(_chunks(samples, config.evaluation.batch_size, device))
 
-    validation, test = split("validation"), split("test")
-    final = reader.state(reader.manifest.steps).to(device)
-    point = Point.at(precise, final.parameters, final.buffers)
+def _evaluation(trained: TrainedRun) -> dict[str, Any]:
+    """Validation loss and accuracy at every checkpoint, test loss and accuracy at the last."""
+    validation = trained.chunks("validation")
     curve = []
-    for step in reader.manifest.checkpoints:
-        state = reader.state(step).to(device)
-        measured = evaluate(network, Point.at(precise, state.parameters, state.buffers), validation)
+    for step in trained.manifest.checkpoints:
+        measured = evaluate(trained.network, trained.point(step), validation)
         curve.append(
             {
                 "step": step,
-                "epoch": step / reader.manifest.steps_per_epoch,
+                "epoch": step / trained.manifest.steps_per_epoch,
                 "validation_loss": measured.loss,
                 "validation_accuracy": measured.accuracy,
             }
         )
-    tested = evaluate(network, point, test)
-    evaluation = {
-        "statistics": config.evaluation.statistics,
+    tested = evaluate(trained.network, trained.point(trained.manifest.steps), trained.chunks("test"))
+    return {
+        "statistics": trained.config.evaluation.statistics,
         "checkpoints": curve,
         "validation_loss": curve[-1]["validation_loss"],
         "validation_accuracy": curve[-1]["validation_accuracy"],
@@ -96,62 +82,25 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
         "test_accuracy": tested.accuracy,
     }
 
-    directions: list[Direction] = []
-    exposures = np.zeros((len(train), 0))
-    if "gif" in config.score.methods:
-        chosen = _evenly(np.array(reader.manifest.checkpoints), config.score.checkpoints)
-        gradient = query_gradient(network, precise, point, validation)
-        inputs = StepInputs(config, train, device)
-        perturbation = make_perturbation(**reader.manifest.perturbation)
-        for step in chosen.tolist():
-            recorded = min(step, reader.manifest.steps - 1)
-            epoch = recorded // reader.manifest.steps_per_epoch
-            rows = np.split(reader.step_samples(recorded), reader.manifest.micro_batches)
-            batches = [inputs.micro_batch(recorded, epoch, index, part) for index, part in enumerate(rows)]
-            state = reader.state(step).to(device)
-            direction = gif_direction(network, precise, state, batches, perturbation, gradient)
-            directions.append(direction.to(torch.device("cpu")))
-        optimizer = reader.manifest.optimizer
-        weights = effective_steps(
-            reader.learning_rates(), optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"]
-        )
-        intervals = nearest_checkpoints(chosen, reader.manifest.steps)
-        exposures = reader.exposures(weights / reader.manifest.batch_size, intervals, len(chosen))
-    return ScoringInputs(
-        final=point.to(torch.device("cpu")),
-        directions=tuple(directions),
-        exposures=exposures,
-        area_under_margin=reader.area_under_margin(),
-        evaluation=evaluation,
+
+def _gif(trained: TrainedRun) -> tuple[tuple[Direction, ...], NDArray[np.float64]]:
+    """A direction for each checkpoint that is used, and W [rows, checkpoints]."""
+    manifest, reader = trained.manifest, trained.reader
+    chosen = _evenly(np.array(manifest.checkpoints), trained.config.score.checkpoints)
+    gradient = trained.validation_gradient()
+    directions = []
+    for step in chosen.tolist():
+        state = reader.state(step).to(trained.device)
+        # No step follows the final state; the batch before it gives its ε.
+        batches = trained.micro_batches(min(step, manifest.steps - 1))
+        direction = gif_direction(trained.network, trained.precise, state, batches, trained.perturbation, gradient)
+        directions.append(direction.to(_CPU))
+    optimizer = manifest.optimizer
+    weights = effective_steps(
+        reader.learning_rates(), optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"]
     )
-
-
-def trained_model(config: Config, run: RunFolder) -> nn.Module:
-    """The network at the end of training, in evaluation mode, with the statistics it was evaluated with."""
-    reader, dataset = TrajectoryReader(run), Dataset.load(run)
-    network = Network(new_model(config, dataset))
-    precise = precise_statistics(config, network, load_samples(config, run, dataset, "train"), torch.device("cpu"))
-    state = reader.state(reader.manifest.steps)
-    buffers = with_running(state.buffers, precise.value(state.parameters, state.buffers))
-    network.model.load_state_dict({**buffers, **state.parameters})
-    return network.model.eval()
-
-
-def precise_statistics(config: Config, network: Network, train: Samples, device: torch.device) -> PreciseStatistics:
-    """S(θ) over rows drawn by a counter, in chunks of one size; over none for running statistics."""
-    if config.evaluation.statistics == "running" or not network.norms:
-        return PreciseStatistics(network, ())
-    count = min(config.evaluation.statistics_rows, len(train))
-    rows = np.sort(counters.permutation("statistics", len(train), config.seed)[:count])
-    size = min(config.evaluation.batch_size, count)
-    parts = np.split(rows[: count - count % size], count // size)
-    return PreciseStatistics(network, [train.inputs(part).to(device) for part in parts])
-
-
-def _chunks(samples: Samples, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for first in range(0, len(samples), size):
-        rows = np.arange(first, min(first + size, len(samples)))
-        yield samples.inputs(rows).to(device), samples.labels[rows].to(device)
+    intervals = nearest_checkpoints(chosen, manifest.steps)
+    return tuple(directions), reader.exposures(weights / manifest.batch_size, intervals, len(chosen))
 
 
 def _evenly(steps: NDArray[np.integer], count: int | None) -> NDArray[np.integer]:

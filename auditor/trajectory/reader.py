@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,18 @@ from auditor.errors import StageError
 from auditor.sam.step import State
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_checkpoint
-from auditor.trajectory.manifest import BATCHES, SIGNALS, Manifest
+from auditor.trajectory.manifest import BATCHES, SIGNALS, Manifest, Segment
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """One step of the ledger: all that is needed to take it again."""
+
+    index: int
+    epoch: int
+    learning_rate: float
+    micro_batches: tuple[NDArray[np.int32], ...]
+    """Row indices of each micro-batch, in order."""
 
 
 class TrajectoryReader:
@@ -39,8 +51,11 @@ class TrajectoryReader:
     def batches(self) -> Iterator[pa.Table]:
         """The ledger a segment at a time, ordered by (step, micro_batch)."""
         for segment in self.manifest.segments:
-            table = self.run.read_table([f"{BATCHES}/{name}" for name in segment.batches])
-            yield table.sort_by([("step", "ascending"), ("micro_batch", "ascending")])
+            yield self._batches(segment)
+
+    def _batches(self, segment: Segment) -> pa.Table:
+        table = self.run.read_table([f"{BATCHES}/{name}" for name in segment.batches])
+        return table.sort_by([("step", "ascending"), ("micro_batch", "ascending")])
 
     def signals(self) -> Iterator[pa.Table]:
         """The per-sample signals a segment at a time; nothing when the training recorded none."""
@@ -51,6 +66,25 @@ class TrajectoryReader:
     def state(self, step: int) -> State:
         """The state before step `step`, on the CPU; `step` must be among the manifest's checkpoints."""
         return load_checkpoint(self.run, step)
+
+    def recorded_steps(self, backwards: bool = False) -> Iterator[tuple[Segment, list[RecordedStep]]]:
+        """The steps of each segment, ascending; the segments ascending as well, or from the last to the first."""
+        segments = self.manifest.segments[::-1] if backwards else self.manifest.segments
+        for segment in segments:
+            table = self._batches(segment)
+            count = self.manifest.micro_batches
+            steps = []
+            for first in range(0, table.num_rows, count):
+                rows = table.slice(first, count).to_pydict()
+                steps.append(
+                    RecordedStep(
+                        rows["step"][0],
+                        rows["epoch"][0],
+                        rows["lr"][0],
+                        tuple(np.array(samples, dtype=np.int32) for samples in rows["samples"]),
+                    )
+                )
+            yield segment, steps
 
     def step_samples(self, step: int) -> NDArray[np.int32]:
         """Row indices of one step's batch, micro-batch after micro-batch, [b]."""

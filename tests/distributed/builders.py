@@ -31,19 +31,28 @@ def config(run, **changes) -> Config:
     return parse_config({**raw, **changes})
 
 
-def train_in_processes(audit: Config, world_size: int) -> None:
-    """Train with a real gloo group of that many processes, as torchrun would."""
+def in_processes(function, world_size: int, *arguments) -> None:
+    """Call function(rank, *arguments) in a real gloo group of that many processes, as torchrun would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_rank, (world_size, port, audit), nprocs=world_size)
+    mp.spawn(_rank, (world_size, port, function, arguments), nprocs=world_size)
 
 
-def _rank(rank: int, world_size: int, port: int, audit: Config) -> None:
+def train_in_processes(audit: Config, world_size: int) -> None:
+    """Train with that many workers."""
+    in_processes(_train, world_size, audit)
+
+
+def _train(rank: int, audit: Config) -> None:
+    assert run_training(audit, RunFolder(audit.run), torch.device("cpu")) is None
+
+
+def _rank(rank: int, world_size: int, port: int, function, arguments) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    assert run_training(audit, RunFolder(audit.run), torch.device("cpu")) is None
+    function(rank, *arguments)
     dist.destroy_process_group()
 
 

@@ -1,0 +1,167 @@
+"""Exact replay of a whole training, backwards: torch.distributed where there is a process group, no Ray in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from auditor.config import Config
+from auditor.distributed.loop import StepInputs, all_reduce, share_of
+from auditor.distributed.trained_run import TrainedRun
+from auditor.influence.replay import Cotangent, step_pullback
+from auditor.sam import MicroBatch, State, StepSettings, sam_step
+from auditor.sam.perturbation import global_norm
+from auditor.storage import RunFolder
+from auditor.trajectory.reader import RecordedStep
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a replay found."""
+
+    influence: NDArray[np.float64]
+    """[rows]: positive helps, negative harms; in nats of the mean validation loss."""
+    drift: dict[int, float]
+    """By checkpoint that was reached again: largest difference to the recorded parameters, relative to their norm."""
+    predictability: float
+    """‖λ_0‖ / ‖λ_T‖: how much the cotangent grew on its way back; large where training is chaotic."""
+    first_step: int
+    """The first step that was swept; later than 0 with a horizon."""
+
+
+def sweep(
+    config: Config, run: RunFolder, device: torch.device, progress: Callable[[int], None] = lambda _: None
+) -> Sweep | str:
+    """Differentiate the validation loss through every recorded step, the last one first.
+
+    Between two checkpoints the states are computed again from the earlier one, kept, and swept backwards; where they
+    do not fit into `replay.memory_gib`, the segment is halved until they do.
+
+    Collective: every worker of a process group calls it; alone it sweeps by itself.
+
+    Args:
+        config: The audit.
+        run: Its run folder, training complete.
+        device: This worker's device.
+        progress: Told the number of steps swept, on the first rank.
+
+    Returns:
+        The influence of every training row, or in one sentence why it would be wrong; the same on every worker.
+
+    Raises:
+        StageError: Training has not ended.
+    """
+    trained = TrainedRun(config, run, device)
+    return _Backwards(trained, progress).go()
+
+
+class _Backwards:
+    """The sweep's moving parts: the cotangent on its way back and what it has picked up."""
+
+    def __init__(self, trained: TrainedRun, progress: Callable[[int], None]) -> None:
+        self.trained = trained
+        self.progress = progress
+        self.inputs = StepInputs(trained.config, trained.train, trained.device)
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.cotangent = Cotangent.final(trained.validation_gradient())
+        self.gradient = torch.zeros(trained.manifest.rows, dtype=torch.float64)
+        self.drift: dict[int, float] = {}
+        self.swept = 0
+
+    def go(self) -> Sweep | str:
+        manifest, replay = self.trained.manifest, self.trained.config.replay
+        began = float(global_norm(self.cotangent.parameters.values()))
+        first_step = round((1.0 - replay.horizon) * manifest.steps)
+        for segment, steps in self.trained.reader.recorded_steps(backwards=True):
+            if segment.end_step <= first_step:
+                break
+            state = self.trained.reader.state(segment.first_step).to(self.trained.device)
+            end = self._sweep(state, steps, first_step)
+            recorded = self.trained.reader.state(segment.end_step).to(self.trained.device)
+            self.drift[segment.end_step] = _distance(end, recorded)
+            if not self.drift[segment.end_step] <= replay.tolerance:
+                return (
+                    f"replay stopped at step {segment.end_step}: it differs from the recorded parameters by "
+                    f"{self.drift[segment.end_step]:.1e}, more than replay.tolerance {replay.tolerance:.1e}"
+                )
+        grown = float(global_norm(self.cotangent.parameters.values())) / began
+        total = all_reduce({"gradient": self.gradient.to(self.trained.device)})["gradient"]
+        if not (math.isfinite(grown) and bool(total.isfinite().all())):
+            return "replay overflowed on its way back: this training is too chaotic to be differentiated"
+        return Sweep(-total.cpu().numpy(), self.drift, grown, first_step)
+
+    def _sweep(self, state: State, steps: list[RecordedStep], first_step: int) -> State:
+        """Sweep some neighbouring steps whose first one starts from `state`; returns the state after the last."""
+        if len(steps) > self._states_that_fit(state):
+            middle = len(steps) // 2
+            half = state
+            for step in steps[:middle]:
+                half = self._forward(half, step)
+            end = self._sweep(half, steps[middle:], first_step)
+            self._sweep(state, steps[:middle], first_step)
+            return end
+        states = [state]
+        for step in steps:
+            states.append(self._forward(states[-1], step))
+        for before, step in zip(reversed(states[:-1]), reversed(steps), strict=True):
+            if step.index >= first_step:
+                self._backward(before, step)
+        return states[-1]
+
+    def _forward(self, state: State, step: RecordedStep) -> State:
+        trained = self.trained
+        total = trained.manifest.micro_batches
+        batches = (batch for _, batch in self._mine(step))
+        after, _, _ = sam_step(
+            trained.network, state, batches, total, trained.perturbation, self._settings(step), all_reduce
+        )
+        return after
+
+    def _backward(self, state: State, step: RecordedStep) -> None:
+        trained = self.trained
+        mine = list(self._mine(step))
+        self.cotangent, found = step_pullback(
+            trained.network,
+            state,
+            [batch for _, batch in mine],
+            trained.manifest.micro_batches,
+            trained.perturbation,
+            self._settings(step),
+            self.cotangent,
+            all_reduce,
+        )
+        for (index, _), weights in zip(mine, found, strict=True):
+            rows = torch.from_numpy(step.micro_batches[index].astype(np.int64))
+            self.gradient.index_add_(0, rows, weights.double().cpu())
+        self.swept += 1
+        if self.rank == 0:
+            self.progress(self.swept)
+
+    def _mine(self, step: RecordedStep) -> Iterator[tuple[int, MicroBatch]]:
+        for index in share_of(len(step.micro_batches), self.rank, self.world_size):
+            yield index, self.inputs.micro_batch(step.index, step.epoch, index, step.micro_batches[index])
+
+    def _settings(self, step: RecordedStep) -> StepSettings:
+        optimizer = self.trained.manifest.optimizer
+        return StepSettings(step.learning_rate, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
+
+    def _states_that_fit(self, state: State) -> int:
+        size = sum(
+            value.numel() * value.element_size()
+            for tensors in (state.parameters, state.momentum, state.buffers)
+            for value in tensors.values()
+        )
+        return max(1, int(self.trained.config.replay.memory_gib * 2**30) // size)
+
+
+def _distance(found: State, recorded: State) -> float:
+    """‖θ − θ_recorded‖ / ‖θ_recorded‖."""
+    apart = global_norm(value - recorded.parameters[name] for name, value in found.parameters.items())
+    return float(apart / global_norm(recorded.parameters.values()))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from auditor.data import prepare
+from auditor.distributed.loop import run_training
+from auditor.distributed.sweep import Sweep, _Backwards, sweep
+from auditor.distributed.trained_run import TrainedRun
+from auditor.influence import Point, evaluate
+from auditor.storage import RunFolder
+from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
+from tests.distributed.builders import config, in_processes, train_in_processes
+
+CPU = torch.device("cpu")
+CHANGES = {
+    "data": {
+        "source": {"kind": "digits"},
+        "limit": {"train": 50, "validation": 40, "test": 20},
+        "label_noise": 0.1,
+        "augmentation": {"crop_padding": 1},
+    },
+    "model": {"name": "small_cnn", "args": {"widths": [4]}},
+    "train": {
+        "epochs": 3,
+        "batch_size": 16,
+        "micro_batch_size": 8,
+        "checkpoints": 3,
+        "precision": "float64",
+        "optimizer": {"learning_rate": 0.1, "warmup_epochs": 1},
+    },
+    "evaluation": {"statistics_rows": 32, "batch_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    audit = config(path, **CHANGES)
+    prepare(audit, RunFolder(path))
+    assert run_training(audit, RunFolder(path), CPU) is None
+    return audit
+
+
+def f_with_weight(audit, row, weight):
+    """Validation loss after training again with another weight for one row."""
+    run = TrainedRun(audit, RunFolder(audit.run), CPU)
+    walk = _Backwards(run, lambda _: None)
+    walk.inputs.weights[row] = weight
+    state = run.reader.state(0)
+    for _, steps in run.reader.recorded_steps():
+        for step in steps:
+            state = walk._forward(state, step)
+    point = Point.at(run.precise, state.parameters, state.buffers)
+    return evaluate(run.network, point, run.chunks("validation")).loss
+
+
+@pytest.mark.parametrize("row", [0, 17, 49])
+def test_influence_equals_finite_differences_of_whole_recorded_trainings(trained, row):
+    found = sweep(trained, RunFolder(trained.run), CPU)
+    assert isinstance(found, Sweep)
+    numeric = (f_with_weight(trained, row, 1 + 1e-5) - f_with_weight(trained, row, 1 - 1e-5)) / 2e-5
+    assert found.influence[row] == pytest.approx(-numeric, rel=1e-5, abs=1e-9)
+
+
+def test_states_computed_again_equal_the_recorded_ones_bit_for_bit(trained):
+    found = sweep(trained, RunFolder(trained.run), CPU)
+    assert found.drift == {4: 0.0, 9: 0.0}
+    assert found.predictability > 0
+
+
+def test_memory_for_a_single_state_changes_nothing(trained):
+    tight = trained.model_copy(update={"replay": trained.replay.model_copy(update={"memory_gib": 1e-9})})
+    run = RunFolder(trained.run)
+    np.testing.assert_array_equal(sweep(tight, run, CPU).influence, sweep(trained, run, CPU).influence)
+
+
+def test_a_horizon_leaves_out_the_beginning(trained):
+    run = RunFolder(trained.run)
+    half = trained.model_copy(update={"replay": trained.replay.model_copy(update={"horizon": 1 / 3})})
+    short = sweep(half, run, CPU)
+    assert short.first_step == 6
+    late = {row for step in range(6, 9) for row in TrainedRun(trained, run, CPU).reader.step_samples(step).tolist()}
+    assert {int(row) for row in np.flatnonzero(short.influence)} <= late
+    assert np.count_nonzero(short.influence) > 0
+
+
+def _sweep_rank(rank, audit, folder):
+    found = sweep(audit, RunFolder(audit.run), CPU)
+    np.save(f"{folder}/{rank}.npy", found.influence)
+
+
+def test_any_number_of_workers_finds_the_same_influence(trained, tmp_path):
+    in_processes(_sweep_rank, 2, trained, str(tmp_path))
+    alone = sweep(trained, RunFolder(trained.run), CPU).influence
+    for rank in range(2):
+        np.testing.assert_allclose(np.load(tmp_path / f"{rank}.npy"), alone, rtol=1e-7, atol=1e-12)
+
+
+def test_a_ledger_that_does_not_lead_to_its_checkpoints_is_refused(tmp_path):
+    audit = config(tmp_path, **CHANGES)
+    run = RunFolder(tmp_path)
+    prepare(audit, run)
+    train_in_processes(audit, 1)
+    tampered = load_checkpoint(run, 9)
+    for value in tampered.parameters.values():
+        value.add_(0.01)
+    run.remove("trajectory/checkpoints/step-00000009")
+    save_checkpoint(run, 9, tampered)
+    assert "replay stopped at step 9: it differs" in sweep(audit, run, CPU)
