@@ -30,6 +30,7 @@ from auditor.trajectory import Manifest, TrajectoryReader
 from auditor.trajectory.manifest import checkpoint_folder
 
 if TYPE_CHECKING:
+    from auditor.distributed.replay import Replay
     from auditor.report.tracking import Tracking
 
 log = logging.getLogger("auditor")
@@ -169,6 +170,26 @@ class Audit:
         )
         return manifest
 
+    def replay(self) -> Replay:
+        """Exact influence: sweep the recorded training backwards on Ray, unless that is done already.
+
+        Raises:
+            InputError: The model cannot be replayed as it is evaluated.
+            StageError: Training has not ended, or replay drifted from the recorded checkpoints.
+        """
+        from auditor.distributed.replay import Replay, check_replay, replay_on_ray
+
+        check_replay(self.config, self.folder)
+        found = Replay.read(self.folder)
+        if found is None:
+            from auditor.distributed.cluster import cluster
+
+            with cluster(self.config.resources), self._timed("replay"):
+                found = replay_on_ray(self.config, self.folder)
+        drift = max(found.drift.values())
+        log.info("replay: drift at most %.1e, the cotangent grew %.3g-fold", drift, found.predictability)
+        return found
+
     def score(self) -> int:
         """Score every training sample on Ray, unless that is done already; returns how many samples there are.
 
@@ -177,6 +198,8 @@ class Audit:
         """
         TrajectoryReader(self.folder)
         if not self._scored:
+            if "replay" in self.config.score.methods:
+                self.replay()
             from auditor.distributed.cluster import cluster
             from auditor.distributed.score import score_on_ray
 

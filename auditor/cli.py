@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -9,7 +10,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -41,7 +41,7 @@ def cli() -> None:
     """
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Request:
     """What every stage's command is given."""
 
@@ -85,6 +85,17 @@ def train(request: Request) -> None:
     manifest = request.audit.train()
     if request.as_json:
         _print_json({"steps": manifest.steps, "checkpoints": manifest.checkpoints, "seconds": manifest.seconds})
+
+
+@stage
+def replay(request: Request) -> None:
+    """Compute exact influence by sweeping the recorded training backwards.
+
+    Example: auditor replay docs/examples/digits.yaml
+    """
+    found = request.audit.replay()
+    if request.as_json:
+        _print_json(dataclasses.asdict(found))
 
 
 @stage

@@ -222,7 +222,7 @@ class Replay(Section):
     """Largest relative difference to a recorded checkpoint before replay is refused."""
 
 
-Method = Literal["gif", "loss", "margin", "aum"]
+Method = Literal["replay", "gif", "loss", "margin", "aum"]
 """Columns that can be scored; see `docs/concepts.md` for what each means."""
 
 

@@ -109,6 +109,7 @@ class Scorer:
         self.directions = [direction.to(self.device) for direction in found.directions]
         self.exposures = found.exposures
         self.area_under_margin = found.area_under_margin
+        self.replayed = found.replayed
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one batch: one row in, one row out."""
@@ -121,6 +122,8 @@ class Scorer:
             logits = sample_logits(self.network, self.final, inputs)
             probabilities, suggested = logits.softmax(dim=1).max(dim=1)
         columns: dict[str, Any] = {"sample_id": batch["sample_id"], "label": batch["label"]}
+        if "replay" in methods:
+            columns["replay"] = self.replayed[rows]
         if "gif" in methods:
             exposures = torch.as_tensor(self.exposures[rows], device=self.device)
             columns["gif"] = gif_scores(self.network, self.directions, exposures, inputs, labels).cpu().numpy()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from auditor.config import Config
+from auditor.distributed.replay import read_influence
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import Direction, Point, effective_steps, evaluate, gif_direction, nearest_checkpoints
 from auditor.storage import RunFolder
@@ -29,6 +30,8 @@ class ScoringInputs:
     """W [rows, directions]."""
     area_under_margin: NDArray[np.float64]
     """[rows]; NaN where the ledger holds no signals."""
+    replayed: NDArray[np.float64]
+    """Influence by replay, [rows]; empty when it is not asked for."""
     evaluation: dict[str, Any]
     """Contents of evaluation.json."""
 
@@ -54,6 +57,7 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
         directions=directions,
         exposures=exposures,
         area_under_margin=trained.reader.area_under_margin(),
+        replayed=read_influence(run) if "replay" in config.score.methods else np.empty(0),
         evaluation=_evaluation(trained),
     )
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-PROGRESS_FILE = "trajectory/.progress.json"
+if TYPE_CHECKING:
+    from auditor.config import Config
+    from auditor.storage import RunFolder
+
+PROGRESS_FILE = ".progress.json"
 
 
 def train_worker(settings: dict[str, Any]) -> str | None:
@@ -17,16 +22,51 @@ def train_worker(settings: dict[str, Any]) -> str | None:
     Returns:
         None at the end of training, or why it could not go on.
     """
-    import torch
     from ray.train.torch import get_device
 
-    from auditor.config import parse_config
     from auditor.distributed.loop import run_training
+
+    config, run = _open(settings)
+    return run_training(config, run, get_device(), _progress(run))
+
+
+def replay_worker(settings: dict[str, Any]) -> str | None:
+    """Sweep the recorded training backwards on this worker; the first one keeps the result.
+
+    Args:
+        settings: As for `train_worker`.
+
+    Returns:
+        None at the end, or why the result would be wrong.
+    """
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    from auditor.distributed.replay import write_replay
+    from auditor.distributed.sweep import sweep
+
+    config, run = _open(settings)
+    found = sweep(config, run, get_device(), _progress(run))
+    if isinstance(found, str):
+        return found
+    if get_context().get_world_rank() == 0:
+        write_replay(run, found)
+    return None
+
+
+def _open(settings: dict[str, Any]) -> tuple[Config, RunFolder]:
+    import torch
+
+    from auditor.config import parse_config
     from auditor.storage import RunFolder
 
     config = parse_config(settings["config"])
-    run = RunFolder(settings["run"])
     torch.set_num_threads(config.resources.cpus_per_worker)
+    return config, RunFolder(settings["run"])
+
+
+def _progress(run: RunFolder) -> Callable[[int], None]:
+    """Tells the driver, through the run folder, how many steps are done: now and then, so that it costs nothing."""
     interval = 0.5 if run.local else 10.0
     told = 0.0
 
@@ -36,4 +76,4 @@ def train_worker(settings: dict[str, Any]) -> str | None:
             told = time.monotonic()
             run.write_json(PROGRESS_FILE, {"step": step})
 
-    return run_training(config, run, get_device(), progress)
+    return progress

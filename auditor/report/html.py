@@ -10,8 +10,7 @@ from auditor.config import Config
 from auditor.report.figures import Picture
 from auditor.report.gallery import Card
 from auditor.report.provenance import run_name, settings, versions
-from auditor.report.ranking import INFLUENCE_METHODS
-from auditor.report.summary import CAVEAT, Summary, verdict
+from auditor.report.summary import Summary, caveat, verdict
 from auditor.storage import RunFolder
 
 _HEADLINES = (
@@ -60,7 +59,7 @@ def render(config: Config, run: RunFolder, summary: Summary, cards: Sequence[Car
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         summary=summary,
         verdict=verdict(summary),
-        caveat=CAVEAT if summary.rank_by in INFLUENCE_METHODS else None,
+        caveat=caveat(summary),
         cards=cards,
         pictures=[(picture, base64.b64encode(picture.png).decode()) for picture in pictures],
         splits=described.get("splits", {}),

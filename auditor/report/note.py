@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from auditor.report.ranking import INFLUENCE_METHODS
-from auditor.report.summary import CAVEAT, Summary, verdict
+from auditor.report.summary import Summary, caveat, verdict
 from auditor.report.tracking_store import clip
 
 _ID_LENGTH, _LABEL_LENGTH = 48, 24
@@ -28,7 +28,7 @@ def note(summary: Summary, report_page: str, model_uri: str | None) -> str:
         "",
         " ".join(others),
         "",
-        *([f"> {CAVEAT}", ""] if influence else []),
+        *([f"> {warning}", ""] if (warning := caveat(summary)) else []),
         f"| rank | sample | given | suggested | {'harm' if influence else 'suspicion'} |",
         "| ---: | :--- | :--- | :--- | ---: |",
     ]

@@ -11,6 +11,7 @@ ORANGE = "#d9730d"
 TEAL = "#0f8a78"
 PURPLE = "#7c4dca"
 RED = "#c8324a"
+MAGENTA = "#a8327d"
 
-METHODS = {"gif": BLUE, "loss": ORANGE, "margin": TEAL, "aum": PURPLE}
+METHODS = {"replay": MAGENTA, "gif": BLUE, "loss": ORANGE, "margin": TEAL, "aum": PURPLE}
 """One colour a method, the same in every figure."""

@@ -16,10 +16,10 @@ from auditor.config import Config, Method
 from auditor.errors import StageError
 from auditor.storage import RunFolder
 
-HARM_SIGN: dict[str, float] = {"gif": -1.0, "loss": 1.0, "margin": -1.0, "aum": -1.0}
+HARM_SIGN: dict[str, float] = {"replay": -1.0, "gif": -1.0, "loss": 1.0, "margin": -1.0, "aum": -1.0}
 """harm = sign x score: an influence is positive for a sample that helps; a suspect has a high loss and a low margin."""
 
-INFLUENCE_METHODS = frozenset({"gif"})
+INFLUENCE_METHODS = frozenset({"replay", "gif"})
 """Methods whose harm is a predicted change of validation loss, in nats; the others only say how wrong a label looks."""
 
 OWN_COLUMNS = (

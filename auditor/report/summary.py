@@ -12,11 +12,12 @@ from auditor.report.detection import Detection
 from auditor.report.ranking import INFLUENCE_METHODS, Ranking
 from auditor.storage import RunFolder
 
-CAVEAT = (
-    "GIF ranks samples, it does not measure them: predicted sizes can be off by a factor of fifty or more, and in this "
-    "run they have not been compared with real retrainings. Trust the order, not the amounts."
-)
-"""Stands beside every predicted size until a verification with retrainings has calibrated it."""
+_UNVERIFIED = "In this run it has not been compared with real retrainings."
+_CHAOTIC = 10.0
+"""Growth of the cotangent from which on a report warns: good runs grow 2 to 3-fold, a hopeless one 35-fold."""
+
+
+_REPLAY = "replay/replay.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Summary:
     """The ten most harmful samples."""
     folder: str
     """Path or URI of the report's folder."""
+    predictability: float | None = None
+    """Growth of the cotangent in exact replay; None without one."""
 
     @property
     def html(self) -> str:
@@ -78,7 +81,7 @@ class Summary:
                 for method, found in self.detection.items()
             },
             "fidelity": None,
-            "predictability": None,
+            "predictability": self.predictability,
         }
 
 
@@ -111,7 +114,30 @@ def summarise(ranking: Ranking, detection: Mapping[str, Detection], run: RunFold
         flagged_wrong=None if wrong is None else int(np.sum(wrong & flagged)),
         top=tuple(TopSample(**{name: row.get(name) for name in fields}) for row in top),
         folder=f"{run}/report",
+        predictability=run.read_json(_REPLAY)["predictability"] if run.exists(_REPLAY) else None,
     )
+
+
+def caveat(summary: Summary) -> str | None:
+    """How far predicted sizes can be trusted; None where nothing is predicted."""
+    match summary.rank_by:
+        case "gif":
+            return (
+                "GIF ranks samples, it does not measure them: predicted sizes can be off by a factor of fifty or more. "
+                f"{_UNVERIFIED} Trust the order, not the amounts."
+            )
+        case "replay":
+            grown = summary.predictability or 0.0
+            calm = (
+                f"This training is too chaotic for that to reach far: small changes grew {grown:.3g}-fold."
+                if grown > _CHAOTIC
+                else f"Small changes grew {grown:.2g}-fold through this training, which is calm."
+            )
+            return (
+                "Replay differentiates the whole training: exact for a small change of one sample's weight, an "
+                f"approximation for removing it, a coarser one for removing many at once. {calm} {_UNVERIFIED}"
+            )
+    return None
 
 
 def verdict(summary: Summary) -> list[str]:
