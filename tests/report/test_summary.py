@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from auditor.report.detection import detect
 from auditor.report.ranking import rank_samples
-from auditor.report.summary import summarise, verdict
+from auditor.report.summary import caveat, summarise, verdict
+from auditor.storage import RunFolder
 from tests.report.builders import Audit
 
 
@@ -91,3 +93,23 @@ def test_a_run_without_test_rows_or_stage_times(tmp_path):
     assert summary.test_accuracy is None
     assert summary.seconds == {}
     assert "test set" not in " ".join(verdict(summary))
+
+
+def test_every_predicting_method_says_how_far_it_can_be_trusted_and_detectors_predict_nothing(tmp_path):
+    _, _, summary = _summary(tmp_path)
+    assert "Trust the order, not the amounts." in caveat(summary)
+    assert caveat(dataclasses.replace(summary, rank_by="loss")) is None
+    calm = caveat(dataclasses.replace(summary, rank_by="replay", predictability=1.73))
+    assert "grew 1.7-fold through this training, which is calm" in calm
+    wild = caveat(dataclasses.replace(summary, rank_by="replay", predictability=35.0))
+    assert "too chaotic" in wild
+    assert "35-fold" in wild
+    assert all("not been compared with real retrainings" in text for text in (caveat(summary), calm, wild))
+
+
+def test_predictability_is_that_of_the_replay(tmp_path):
+    _, ranking, summary = _summary(tmp_path)
+    assert summary.to_json()["predictability"] is None
+    run = RunFolder(tmp_path)
+    run.write_json("replay/replay.json", {"first_step": 0, "predictability": 2.5, "drift": {"8": 0.0}})
+    assert summarise(ranking, detect(ranking), run).to_json()["predictability"] == 2.5
