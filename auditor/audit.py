@@ -30,7 +30,7 @@ from auditor.trajectory import Manifest, TrajectoryReader
 from auditor.trajectory.manifest import checkpoint_folder
 
 if TYPE_CHECKING:
-    from auditor.distributed.replay import Replay
+    from auditor.distributed.replay_files import Replay
     from auditor.report.tracking import Tracking
 
 log = logging.getLogger("auditor")
@@ -177,7 +177,8 @@ class Audit:
             InputError: The model cannot be replayed as it is evaluated.
             StageError: Training has not ended, or replay drifted from the recorded checkpoints.
         """
-        from auditor.distributed.replay import Replay, check_replay, replay_on_ray
+        from auditor.distributed.replay import check_replay, replay_on_ray
+        from auditor.distributed.replay_files import Replay
 
         check_replay(self.config, self.folder)
         found = Replay.read(self.folder)

@@ -27,6 +27,10 @@ _LEDGER_BYTES = 8
 _SIGNAL_BYTES = 28
 _SCORE_BYTES = 80
 """Upper bounds a row on disk: see docs/formats.md."""
+_FILE_BYTES = 8192
+"""Upper bound of what a Parquet file holds beside its rows."""
+_TENSOR_BYTES = 512
+"""Upper bound of what a checkpoint holds beside a tensor's numbers: its name, shape and place."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,17 @@ def plan(config: Config) -> Plan:
     steps_per_epoch = rows // train.batch_size
     steps = train.epochs * steps_per_epoch
     dtype = torch.float64 if train.precision == "float64" else torch.float32
-    try:
-        model = build_model(config.model.name, config.model.args, seen.input_shape, seen.classes, config.seed, dtype)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_model(config, seen.input_shape, seen.classes)
+    model = build_model(config.model.name, config.model.args, seen.input_shape, seen.classes, config.seed, dtype)
     network = Network(model)
     width = torch.finfo(dtype).bits // 8
+    tensors = 2 * len(network.parameters()) + len(network.buffers())
     parameters = sum(value.numel() for value in network.parameters().values())
     buffers = sum(value.numel() for value in network.buffers().values())
     checkpoints = len(spread_checkpoints(steps, train.checkpoints))
     activations, seconds = _measure(config, network, seen.input_shape, seen.classes, dtype)
+    ledger_files = (checkpoints - 1) * resources.train_workers
+    score_files = 4 * resources.score_actors + rows // 8192 + 1
     pixels = rows * math.prod(seen.input_shape) * (1 if seen.is_image else 4)
     cached = pixels if not seen.is_image or pixels <= config.data.cache_gib * 2**30 else 0
     return Plan(
@@ -119,10 +124,10 @@ def plan(config: Config) -> Plan:
         },
         disk={
             "dataset": round(seen.bytes_a_row * sum(seen.rows[split] for split in SPLITS)),
-            "ledger": _LEDGER_BYTES * steps * train.batch_size,
-            "signals": _SIGNAL_BYTES * steps * train.batch_size,
-            "checkpoints": checkpoints * (2 * parameters + buffers) * width,
-            "scores": _SCORE_BYTES * rows,
+            "ledger": _LEDGER_BYTES * steps * train.batch_size + _FILE_BYTES * ledger_files,
+            "signals": _SIGNAL_BYTES * steps * train.batch_size + _FILE_BYTES * ledger_files,
+            "checkpoints": checkpoints * ((2 * parameters + buffers) * width + _TENSOR_BYTES * tensors),
+            "scores": _SCORE_BYTES * rows + _FILE_BYTES * score_files,
         },
     )
 
@@ -133,22 +138,27 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
     Raises:
         InputError: It cannot be built, fails on the inputs, or gives something other than logits [2, classes].
     """
+    name = config.model.name
     try:
-        model = build_model(config.model.name, config.model.args, input_shape, classes, config.seed)
+        model = build_model(name, config.model.args, input_shape, classes, config.seed)
     except ValueError as error:
         raise InputError(str(error)) from error
+    except Exception as error:  # a model of one's own raises what it likes
+        raise InputError(f"model.name {name!r} cannot be built: {_first_line(error)}") from error
     network = Network(model)
     try:
         PreciseStatistics(network, ())
         logits = network.evaluate(network.parameters(), network.buffers(), torch.zeros(2, *input_shape))
-    except (RuntimeError, ValueError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"model.name {config.model.name!r} fails on inputs {list(input_shape)}: {first}") from error
+    except Exception as error:
+        raise InputError(f"model.name {name!r} fails on inputs {list(input_shape)}: {_first_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(
-            f"model.name {config.model.name!r} returns {found} for 2 samples, expected logits [2, {classes}]"
-        )
+        raise InputError(f"model.name {name!r} returns {found} for 2 samples, expected logits [2, {classes}]")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _measure(

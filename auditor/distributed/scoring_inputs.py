@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from auditor.config import Config
-from auditor.distributed.replay import read_influence
+from auditor.distributed.replay_files import read_influence
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import Direction, Point, effective_steps, evaluate, gif_direction, nearest_checkpoints
 from auditor.storage import RunFolder

@@ -42,7 +42,7 @@ def replay_worker(settings: dict[str, Any]) -> str | None:
     from ray.train import get_context
     from ray.train.torch import get_device
 
-    from auditor.distributed.replay import write_replay
+    from auditor.distributed.replay_files import write_replay
     from auditor.distributed.sweep import sweep
 
     config, run = _open(settings)

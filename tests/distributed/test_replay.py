@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from auditor.data import prepare
-from auditor.distributed.replay import Replay, check_replay, read_influence, replay_on_ray
+from auditor.distributed.replay import check_replay, replay_on_ray
+from auditor.distributed.replay_files import Replay, read_influence
 from auditor.distributed.sweep import sweep
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
