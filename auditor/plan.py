@@ -158,7 +158,7 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _measure(

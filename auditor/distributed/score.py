@@ -26,6 +26,7 @@ from auditor.storage import RunFolder
 
 SCORES = "scores"
 EVALUATION = "evaluation.json"
+_OURS = f"{StageError.__module__}.{StageError.__qualname__}: "
 
 
 def score_on_ray(config: Config, run: RunFolder) -> int:
@@ -211,7 +212,11 @@ def _check(scored: pa.Table, expected: int) -> None:
 
 def _cause(error: BaseException) -> str:
     """The sentence of the innermost error."""
+    wrapper = ray.exceptions.UserCodeException
     while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
+        if isinstance(error.cause, wrapper):
+            break  # Ray Data's own; what it wraps is in the text of the error around it
         error = error.cause
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    innermost = str(error).partition("The above exception was the direct cause")[0]
+    lines = [line for line in innermost.strip().splitlines() if line.strip()]
+    return lines[-1].strip().removeprefix(_OURS) if lines else type(error).__name__
