@@ -20,7 +20,8 @@ from auditor.data import Dataset
 from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
 from auditor.errors import InputError, StageError
-from auditor.plan import Plan, check_model
+from auditor.model_check import check_model
+from auditor.plan import Plan
 from auditor.plan import plan as make_plan
 from auditor.report import Summary, read_report
 from auditor.report import report as write_report
@@ -50,30 +51,41 @@ class Audit:
 
     Args:
         config: The audit.
+        verbose: Show what Ray and its workers log.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, verbose: bool = False) -> None:
         self.config = config
+        self._verbose = verbose
 
     @classmethod
-    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = (), run: str | None = None) -> Audit:
+    def from_yaml(
+        cls, path: str | Path, overrides: Sequence[str] = (), run: str | None = None, verbose: bool = False
+    ) -> Audit:
         """An audit from its configuration file; see `load_config`.
 
         Raises:
             InputError: The file, a key or a value is unusable.
         """
-        return cls(load_config(path, overrides, run))
+        return cls(load_config(path, overrides, run), verbose)
 
     @cached_property
     def folder(self) -> RunFolder:
-        """The run folder; the resolved configuration is written there the first time it is opened.
+        """The run folder; the resolved configuration is written there when it is opened before data is prepared.
 
         Raises:
-            InputError: The folder belongs to another configuration; the difference is named.
+            InputError: The folder cannot be used, or belongs to another configuration; the difference is named.
         """
+        try:
+            return self._open()
+        except OSError as error:
+            raise InputError(f"run {mask(self.config.run)}: cannot be a run folder ({error})") from error
+
+    def _open(self) -> RunFolder:
         folder = RunFolder(self.config.run)
         resolved = _masked(self.config.model_dump(mode="json"))
-        if folder.exists(CONFIG_FILE):
+        # Until there is data, nothing in the folder depends on the configuration that was kept.
+        if folder.exists(CONFIG_FILE) and folder.exists(DATASET_FILE):
             kept = yaml.safe_load(folder.read_bytes(CONFIG_FILE))
             before = {key: value for key, value in kept.items() if key not in RECORDED}
             changed = differences(parse_config(before, folder.full(CONFIG_FILE)), parse_config(resolved))
@@ -100,30 +112,33 @@ class Audit:
             InputError: The configuration or its data is wrong, or the folder holds another audit.
             StageError: A stage could not end.
         """
-        if "track" in self._seconds():
+        if self._logged:
             log.info("all of this audit is done; another one needs another run folder (--run)")
             return read_report(self.config, self.folder)
         self.prepare()
         from auditor.report.tracking import Tracking
 
-        with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(1) as beside, ExitStack() as stack, ExitStack() as connection:
             # A new tracking store takes seconds to set up, and so does Ray.
             opening = beside.submit(Tracking, self.config, self.folder)
-            if not self._scored:
-                from auditor.distributed.cluster import cluster
+            try:
+                if not self._scored:
+                    from auditor.distributed.cluster import cluster
 
-                stack.enter_context(cluster(self.config.resources))
-            with opening.result() as tracking:
-                tracking.log_parameters()
-                tracking.log_dataset()
-                self.train()
-                self.score()
-                stack.close()
-                summary = self.report()
-                with self._timed("track"):
-                    tracking.log_training()
-                    tracking.log_report(summary)
-                    self._log_model(tracking)
+                    connection.enter_context(cluster(self.config.resources, self._verbose))
+            finally:
+                # Entered whatever happened, so that the MLflow run is always closed.
+                tracking = stack.enter_context(opening.result())
+            tracking.log_parameters()
+            tracking.log_dataset()
+            self.train()
+            self.score()
+            connection.close()
+            summary = self.report()
+            with self._timed("track"):
+                tracking.log_training()
+                tracking.log_report(summary)
+                self._log_model(tracking)
         return summary
 
     def prepare(self) -> Dataset:
@@ -159,7 +174,7 @@ class Audit:
             from auditor.distributed.cluster import cluster
             from auditor.distributed.train import train_on_ray
 
-            with cluster(self.config.resources), self._timed("train"):
+            with cluster(self.config.resources, self._verbose), self._timed("train"):
                 manifest = train_on_ray(self.config, self.folder)
         log.info(
             "train: %d steps of %d samples in %.1f s, %d checkpoints",
@@ -177,6 +192,7 @@ class Audit:
             InputError: The model cannot be replayed as it is evaluated.
             StageError: Training has not ended, or replay drifted from the recorded checkpoints.
         """
+        TrajectoryReader(self.folder)
         from auditor.distributed.replay import check_replay, replay_on_ray
         from auditor.distributed.replay_files import Replay
 
@@ -185,7 +201,7 @@ class Audit:
         if found is None:
             from auditor.distributed.cluster import cluster
 
-            with cluster(self.config.resources), self._timed("replay"):
+            with cluster(self.config.resources, self._verbose), self._timed("replay"):
                 found = replay_on_ray(self.config, self.folder)
         drift = max(found.drift.values())
         log.info("replay: drift at most %.1e, the cotangent grew %.3g-fold", drift, found.predictability)
@@ -204,7 +220,7 @@ class Audit:
             from auditor.distributed.cluster import cluster
             from auditor.distributed.score import score_on_ray
 
-            with cluster(self.config.resources), self._timed("score"):
+            with cluster(self.config.resources, self._verbose), self._timed("score"):
                 score_on_ray(self.config, self.folder)
         rows = Dataset.load(self.folder).splits["train"].rows
         log.info("score: %s samples by %s", f"{rows:,}", ", ".join(self.config.score.methods))
@@ -220,6 +236,13 @@ class Audit:
             raise StageError(f"{self.folder}: holds no scores; score first")
         with self._timed("report"):
             return write_report(self.config, self.folder)
+
+    @property
+    def _logged(self) -> bool:
+        """Whether the report is there and stands in the configured tracking store."""
+        if "track" not in self._seconds() or not self.folder.exists("report/report.html"):
+            return False
+        return bool(self.folder.read_json("mlflow.json")["tracking_uri"] == mask(self.config.mlflow.tracking_uri))
 
     @property
     def _scored(self) -> bool:

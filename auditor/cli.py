@@ -62,7 +62,7 @@ def stage(function: Callable[[Request], None]) -> click.Command:
     @functools.wraps(function)
     def command(config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
         _talk(quiet=as_json, verbose=verbose)
-        function(Request(config, Audit.from_yaml(config, overrides, run), as_json))
+        function(Request(config, Audit.from_yaml(config, overrides, run, verbose), as_json))
 
     return cli.command()(command)
 
@@ -204,7 +204,7 @@ def _show_summary(request: Request, summary: Summary) -> None:
         for method, found in summary.detection.items():
             shares = "  ".join(f"{found.found[share]:>6.1%}" for share in ("0.1", "0.2", "0.4"))
             click.echo(f"  {method:<8}{shares}   AUROC {found.auroc:.3f}")
-    click.echo(f"\nReport: {summary.html}")
+    click.echo(f"\nReport: {mask(summary.html)}")
     tracking = request.audit.config.mlflow
     click.echo(f"MLflow: experiment {tracking.experiment} in {mask(tracking.tracking_uri)}")
     click.echo(f"        auditor ui {request.path} opens it")

@@ -21,7 +21,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values never change, docstrings are help texts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DigitsSource(Section):
@@ -272,6 +272,8 @@ class Resources(Section):
     """GPUs of each worker and actor."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker failures after which training gives up."""
+    wait_seconds: Annotated[float, Field(ge=0)] = 300
+    """How long to wait for an existing cluster that is asked to grow, before the audit gives up."""
     ray_address: str | None = None
     """An existing cluster (`auto` or an address); by default the surrounding Ray job's, or a local one for this run."""
 
@@ -365,8 +367,22 @@ def parse_config(raw: Mapping[str, Any], origin: str = "configuration") -> Confi
         raise InputError(f"{origin}: {problems}") from None
 
 
+_FREE = (
+    "run",
+    "resources.",
+    "mlflow.",
+    "report.",
+    "data.cache_gib",
+    "evaluation.batch_size",
+    "score.batch_size",
+    "replay.memory_gib",
+)
+"""Keys, and beginnings of keys, that may differ when a run folder is used again: where and with how much memory an
+audit runs, where it is logged, and the report, which can be written again."""
+
+
 def differences(old: Config, new: Config) -> list[str]:
-    """What changed between two configurations, resources, tracking and the folder's own name apart.
+    """What changed between two configurations, apart from what changes no result: see `_FREE`.
 
     Args:
         old: The configuration recorded in a run folder.
@@ -375,10 +391,8 @@ def differences(old: Config, new: Config) -> list[str]:
     Returns:
         One line a changed key, such as ``train.epochs: 30 → 40``.
     """
-    free = {"run", "resources", "mlflow"}
-    before = dict(_leaves(old.model_dump(mode="json", exclude=free)))
-    after = dict(_leaves(new.model_dump(mode="json", exclude=free)))
-    keys = sorted(before.keys() | after.keys())
+    before, after = flatten(old), flatten(new)
+    keys = sorted(key for key in before.keys() | after.keys() if not key.startswith(_FREE))
     return [
         f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}"
         for key in keys

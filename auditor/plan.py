@@ -18,6 +18,7 @@ from auditor.config import Config
 from auditor.data import SPLITS, peek
 from auditor.errors import InputError
 from auditor.influence import Direction, PreciseStatistics, directional_derivatives
+from auditor.model_check import check_model
 from auditor.models import build_model
 from auditor.sam import MicroBatch, Network, make_perturbation
 from auditor.sam.step import micro_batch_gradient, micro_batch_pass
@@ -130,35 +131,6 @@ def plan(config: Config) -> Plan:
             "scores": _SCORE_BYTES * rows + _FILE_BYTES * score_files,
         },
     )
-
-
-def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> None:
-    """Build the model and pass two samples through it, so that a wrong one is refused before workers start.
-
-    Raises:
-        InputError: It cannot be built, fails on the inputs, or gives something other than logits [2, classes].
-    """
-    name = config.model.name
-    try:
-        model = build_model(name, config.model.args, input_shape, classes, config.seed)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    except Exception as error:  # a model of one's own raises what it likes
-        raise InputError(f"model.name {name!r} cannot be built: {_first_line(error)}") from error
-    network = Network(model)
-    try:
-        PreciseStatistics(network, ())
-        logits = network.evaluate(network.parameters(), network.buffers(), torch.zeros(2, *input_shape))
-    except Exception as error:
-        raise InputError(f"model.name {name!r} fails on inputs {list(input_shape)}: {_first_line(error)}") from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model.name {name!r} returns {found} for 2 samples, expected logits [2, {classes}]")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _measure(

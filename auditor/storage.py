@@ -31,7 +31,7 @@ def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{text}: is no path or URI that can be opened ({error})") from error
     return filesystem, path
 

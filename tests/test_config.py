@@ -210,8 +210,17 @@ def test_differences_name_each_changed_key_with_both_values():
     assert differences(old, old) == []
 
 
-def test_folder_resources_and_tracking_may_differ():
-    new = with_(run="elsewhere", resources={"train_workers": 7}, mlflow={"experiment": "other"})
+def test_what_changes_no_result_may_differ():
+    new = with_(
+        run="elsewhere",
+        resources={"train_workers": 7},
+        mlflow={"experiment": "other"},
+        report={"flagged": 0.1},
+        data={"source": {"kind": "digits"}, "cache_gib": 1.0},
+        evaluation={"batch_size": 8},
+        score={"batch_size": 8},
+        replay={"memory_gib": 0.5},
+    )
     assert differences(parse_config(LEAST), parse_config(new)) == []
 
 
@@ -223,8 +232,7 @@ def test_folder_resources_and_tracking_may_differ():
         ("model.name=mlp", "model.name: resnet → mlp"),
         ("train.precision=float64", "train.precision: float32 → float64"),
         ("evaluation.statistics=running", "evaluation.statistics: precise → running"),
-        ("score.batch_size=64", "score.batch_size: 128 → 64"),
-        ("report.flagged=0.1", "report.flagged: 0.05 → 0.1"),
+        ("score.checkpoints=3", "score.checkpoints: None → 3"),
     ],
 )
 def test_every_other_section_makes_a_difference(tmp_path, override, line):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
-from auditor.config import Config, Resources
-from auditor.errors import StageError
+from auditor.config import Resources
+from auditor.errors import InputError, StageError
 
 
 @contextmanager
@@ -23,7 +26,8 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
         verbose: Show what Ray's workers log.
 
     Raises:
-        StageError: The cluster cannot be reached.
+        InputError: The cluster cannot be reached, or has not got what is asked for.
+        StageError: No local cluster could be started.
     """
     if ray.is_initialized():
         yield
@@ -35,17 +39,55 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
     try:
         with nullcontext() if verbose else _without_native_output():
             if address:
+                _reach(address)
                 ray.init(address=address, **options)
             else:
                 # Nobody preempts this machine, so nobody needs to watch for it.
                 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
                 ray.init(num_cpus=_logical_cpus(resources), include_dashboard=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StageError(f"resources.ray_address {address}: no Ray cluster answers ({error})") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if address:
+            raise InputError(f"resources.ray_address {address}: no Ray cluster answers ({reason})") from error
+        raise StageError(f"a local Ray cluster could not be started ({reason})") from error
     try:
+        _await_resources(resources, resources.wait_seconds if address else 0.0)
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Find out in seconds that nobody listens: Ray itself would try for many minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _await_resources(resources: Resources, seconds: float) -> None:
+    """Wait until the cluster has what is asked for; ask an autoscaling one to grow.
+
+    Raises:
+        InputError: It has not got it after this many seconds.
+    """
+    each = worker_resources(resources)
+    asked = {name: amount * max(resources.train_workers, resources.score_actors) for name, amount in each.items()}
+    # Reading and writing take place beside the actors.
+    asked["CPU"] = max(resources.train_workers * each["CPU"], resources.score_actors * each["CPU"] + 1)
+    if seconds:
+        request_resources(bundles=[each] * max(resources.train_workers, resources.score_actors) + [{"CPU": 1}])
+    deadline = time.monotonic() + seconds
+    while True:
+        present = ray.cluster_resources()
+        missing = {name: amount for name, amount in asked.items() if present.get(name, 0.0) < amount}
+        if not missing:
+            return
+        if time.monotonic() >= deadline:
+            wanted = " and ".join(f"{amount:g} {name}" for name, amount in missing.items())
+            found = " and ".join(f"{present.get(name, 0.0):g} {name}" for name in missing)
+            waited = f" after {seconds:g} s" if seconds else ""
+            raise InputError(f"resources: the audit asks for {wanted}, the Ray cluster has {found}{waited}")
+        time.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
 
 
 def _hush() -> None:
@@ -75,9 +117,8 @@ def _without_native_output() -> Iterator[None]:
         os.close(nowhere)
 
 
-def worker_resources(config: Config) -> dict[str, float]:
+def worker_resources(resources: Resources) -> dict[str, float]:
     """Logical resources of one worker or actor."""
-    resources = config.resources
     asked: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         asked["GPU"] = resources.gpus_per_worker

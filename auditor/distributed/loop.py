@@ -188,6 +188,8 @@ def run_training(
             if recorder.rank == 0:
                 progress(step + 1)
         if step + 1 in planned:
+            if not all(bool(value.isfinite().all()) for value in state.parameters.values()):
+                return f"training stopped at step {step}: the parameters are not finite after it"
             recorder.checkpoint(step + 1, state)
     return None
 

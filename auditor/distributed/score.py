@@ -22,7 +22,7 @@ from auditor.influence import gif_scores, sample_logits
 from auditor.progress import Progress, Watch
 from auditor.sam import Network
 from auditor.sam.step import margin
-from auditor.storage import RunFolder
+from auditor.storage import FORMAT_VERSION, RunFolder
 
 SCORES = "scores"
 EVALUATION = "evaluation.json"
@@ -137,7 +137,7 @@ class Scorer:
             columns["aum"] = self.area_under_margin[rows].astype(np.float32)
         columns["suggested_label"] = suggested.int().cpu().numpy()
         columns["suggested_probability"] = probabilities.float().cpu().numpy()
-        scored = pa.table(columns)
+        scored = pa.table(columns, metadata={b"auditor.format_version": str(FORMAT_VERSION).encode()})
         _refuse_not_finite(scored, methods)
         return scored
 
@@ -192,7 +192,7 @@ def _device(config: Config) -> torch.device:
 
 
 def _reserved(config: Config) -> dict[str, Any]:
-    asked = worker_resources(config)
+    asked = worker_resources(config.resources)
     return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU")}
 
 

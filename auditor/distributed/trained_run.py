@@ -18,6 +18,9 @@ from auditor.sam import MicroBatch, Network, Tensors, make_perturbation
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 
+_STATISTICS_CHUNK = 256
+"""Rows that share one batch of BatchNorm statistics: part of the definition of S(θ), not a matter of memory."""
+
 
 class Chunks:
     """A split as (inputs, labels) on a device, a chunk at a time, as often as it is iterated.
@@ -65,14 +68,13 @@ class TrainedRun:
 
     @cached_property
     def precise(self) -> PreciseStatistics:
-        """S(θ) over rows drawn by a counter, in chunks of one size; over none for running statistics."""
+        """S(θ) over rows drawn by a counter; over none for running statistics."""
         evaluation = self.config.evaluation
         if evaluation.statistics == "running" or not self.network.norms:
             return PreciseStatistics(self.network, ())
         count = min(evaluation.statistics_rows, len(self.train))
         rows = np.sort(counters.permutation("statistics", len(self.train), self.config.seed)[:count])
-        size = min(evaluation.batch_size, count)
-        parts = np.split(rows[: count - count % size], count // size)
+        parts = np.array_split(rows, -(-count // _STATISTICS_CHUNK))
         return PreciseStatistics(self.network, [self.train.inputs(part).to(self.device) for part in parts])
 
     def chunks(self, split: SplitName) -> Chunks:
@@ -100,5 +102,8 @@ class TrainedRun:
         """The module at the end of training, in evaluation mode, with the statistics it is evaluated with."""
         point = self.point(self.manifest.steps)
         buffers = with_running(point.buffers, point.statistics)
-        self.network.model.load_state_dict({**buffers, **point.parameters})
-        return self.network.model.eval()
+        model = self.network.model
+        with torch.no_grad():
+            for name, value in (*model.named_parameters(), *model.named_buffers()):
+                value.copy_(point.parameters[name] if name in point.parameters else buffers[name])
+        return model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def _progress(run: RunFolder) -> Callable[[int], None]:
         nonlocal told
         if time.monotonic() - told >= interval:
             told = time.monotonic()
-            run.write_json(PROGRESS_FILE, {"step": step})
+            with suppress(OSError):  # nobody's training ends because a bar could not be drawn
+                run.write_json(PROGRESS_FILE, {"step": step})
 
     return progress

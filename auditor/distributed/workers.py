@@ -46,7 +46,7 @@ def run_on_workers(
         scaling_config=ScalingConfig(
             num_workers=resources.train_workers,
             use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=worker_resources(config),
+            resources_per_worker=worker_resources(resources),
         ),
         run_config=RunConfig(
             # Recovery is the run folder's: a name of its own for each attempt keeps Ray from resuming a dead one.

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.functional import cross_entropy
 
+from auditor.influence.attention import plain_attention
 from auditor.influence.statistics import PreciseStatistics, fold
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
@@ -85,7 +86,7 @@ def directional_derivatives(
         logits = sample_logits(network, Point(parameters, point.buffers, statistics), inputs)
         return cross_entropy(logits, labels, reduction="none")
 
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention():
         value, derivative, *_ = jvp(
             losses, (point.parameters, point.statistics), (direction.parameters, direction.statistics)
         )

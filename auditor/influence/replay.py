@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
+from auditor.influence.attention import plain_attention
 from auditor.sam.network import Network
 from auditor.sam.perturbation import PerturbationFunction, Tensors
 from auditor.sam.step import MicroBatch, State, StepSettings, sgd_step
@@ -125,7 +126,8 @@ class _Pass:
     ) -> None:
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._weights = batch.weights.detach().requires_grad_()
-        logits, _ = network.train(self._leaves, buffers, batch.inputs, batch.seed)
+        with plain_attention():
+            logits, _ = network.train(self._leaves, buffers, batch.inputs, batch.seed)
         losses = cross_entropy(logits, batch.labels, reduction="none")
         loss = (self._weights * losses).mean()
         self._gradient = torch.autograd.grad(loss, list(self._leaves.values()), create_graph=True)

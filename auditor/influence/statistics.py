@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from auditor.influence.attention import plain_attention
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
 
@@ -24,7 +25,7 @@ class PreciseStatistics:
 
     Args:
         network: The model.
-        chunks: Inputs of the fixed rows, each [r, ...] of one size; none for running statistics, which then are
+        chunks: Inputs of the fixed rows, each [r, ...] of nearly one size; none for running statistics, which then are
             constants among the buffers.
 
     Raises:
@@ -70,7 +71,7 @@ class PreciseStatistics:
             )
             return value, derivative
 
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():
             pairs = [along(chunk) for chunk in self.chunks]
         return _mean(value for value, _ in pairs), _mean(derivative for _, derivative in pairs)
 

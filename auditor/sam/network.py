@@ -54,7 +54,7 @@ class Network:
 
         Args:
             parameters: Trainable parameters.
-            buffers: Buffers; not changed.
+            buffers: Buffers; BatchNorm's are not changed, and a model that changes others is refused beforehand.
             inputs: [m, ...].
             seed: Seeds dropout.
 

@@ -45,7 +45,13 @@ def sam_perturbation(
     q = p / (p - 1.0)
     # ‖g‖_q^{q/p} = ‖g‖_q^{q−1}: dividing first keeps powers of small gradients from vanishing.
     inverse = _inverse(global_norm(gradient.values(), q))
-    return {name: rho * value.sign() * (value.abs() * inverse).pow(q - 1.0) for name, value in gradient.items()}
+
+    def power(value: Tensor) -> Tensor:
+        # At zero the power has an infinite slope for p > 2, which would spoil every derivative of ε.
+        base = torch.where(value == 0, 1.0, value.abs() * inverse)
+        return torch.where(value == 0, 0.0, rho * value.sign() * base.pow(q - 1.0))
+
+    return {name: power(value) for name, value in gradient.items()}
 
 
 def make_perturbation(name: str, rho: float, p: float = 2.0) -> PerturbationFunction:

@@ -95,7 +95,12 @@ def _load(folder: str) -> State:
 
 
 def _flatten(state: State) -> dict[str, Tensor]:
-    return {f"{part}.{name}": value for part in _PARTS for name, value in getattr(state, part).items()}
+    # The file format knows neither strides nor shared memory.
+    return {
+        f"{part}.{name}": value.detach().clone(memory_format=torch.contiguous_format)
+        for part in _PARTS
+        for name, value in getattr(state, part).items()
+    }
 
 
 @contextmanager

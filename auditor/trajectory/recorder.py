@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from auditor.sam.step import State
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
 from auditor.trajectory.manifest import BATCHES, CHECKPOINTS, SIGNALS, Manifest, Segment, checkpoint_folder
+
+T = TypeVar("T")
 
 BATCH_SCHEMA = pa.schema(
     [
@@ -67,11 +70,11 @@ class TrajectoryRecorder:
         distributed = dist.is_initialized()
         self.rank = dist.get_rank() if distributed else 0
         self.world_size = dist.get_world_size() if distributed else 1
-        found = Manifest.read(run)
+        found = _from_first_rank(lambda: Manifest.read(run))
         if found is not None and not found.same_training(manifest):
             raise InputError(f"{run}: holds the trajectory of another training")
         self.manifest = replace(found or manifest, world_size=self.world_size)
-        self._batches: list[tuple[object, ...]] = []
+        self._batches: list[tuple[Any, ...]] = []
         self._scalars: list[Tensor] = []
         self._signals: list[tuple[int, NDArray[np.int32], tuple[Tensor, ...]]] = []
         self._since = time.monotonic()
@@ -122,8 +125,14 @@ class TrajectoryRecorder:
             self._signals.append((epoch, rows, signals))
 
     def checkpoint(self, step: int, state: State) -> None:
-        """Write the state before step `step` and everything recorded since the last checkpoint; collective."""
+        """Write the state before step `step` and everything recorded since the last checkpoint; collective.
+
+        Raises:
+            InputError: `step` is not the next planned checkpoint, or a (step, micro-batch) before it was recorded
+                twice or not at all.
+        """
         first = self.next_step
+        self._check_complete(first, step)
         batches = self._write_batches(first, step)
         signals = self._write_signals(first, step)
         save_checkpoint(self.run, step, state)
@@ -150,6 +159,24 @@ class TrajectoryRecorder:
         if self.rank == 0:
             self.manifest.write(self.run)
         _barrier()
+
+    def _check_complete(self, first: int, step: int) -> None:
+        planned = self.manifest.checkpoint_steps[len(self.manifest.checkpoints) :]
+        if not planned or step != planned[0]:
+            expected = f"step {planned[0]}" if planned else "none, training is complete"
+            raise InputError(f"a checkpoint of step {step} was recorded, the next planned one is {expected}")
+        count = self.manifest.micro_batches
+        mine = [int(batch[0]) * count + int(batch[2]) for batch in self._batches]
+        recorded = sorted(place for part in _gather(mine) for place in part)
+        for place, found in zip(range(first * count, step * count), recorded, strict=False):
+            if place != found:
+                index, wrong = min(place, found), "twice" if found < place else "never"
+                raise InputError(f"micro-batch {index % count} of step {index // count} was recorded {wrong}")
+        if len(recorded) != (step - first) * count:
+            raise InputError(
+                f"{len(recorded)} micro-batches were recorded from step {first} to {step}, "
+                f"{(step - first) * count} were expected"
+            )
 
     def _write_batches(self, first: int, end: int) -> str | None:
         if not self._batches:
@@ -194,12 +221,30 @@ def _segment_name(first: int, end: int) -> str:
     return f"steps-{first:08d}-{end:08d}"
 
 
-def _gather(value: tuple[str | None, str | None]) -> list[tuple[str | None, str | None]]:
+def _gather(value: T) -> list[T]:
+    """The value of every rank, in the order of ranks."""
     if not dist.is_initialized():
         return [value]
-    gathered: list[tuple[str | None, str | None]] = [(None, None)] * dist.get_world_size()
+    gathered: list[T] = [value] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def _from_first_rank(read: Callable[[], T]) -> T:
+    """What the first rank reads: on a network file system others may still see an older file."""
+    if not dist.is_initialized():
+        return read()
+    box: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            box = [read(), None]
+        except InputError as error:
+            box = [None, str(error)]
+    dist.broadcast_object_list(box)
+    if box[1] is not None:
+        raise InputError(box[1])
+    value: T = box[0]
+    return value
 
 
 def _barrier() -> None:

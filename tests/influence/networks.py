@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
 from auditor.models import build_model
-from auditor.sam import MicroBatch, Network, State
+from auditor.sam import Network
 
 F64 = torch.float64
 SHAPE, CLASSES = (1, 4, 4), 3

@@ -22,6 +22,11 @@ def elementwise_asam(parameters, gradient, rho):
     return {name: rho * parameters[name].abs() * value / norm for name, value in scaled.items()}
 
 
+def keep_and_return(kept, value):
+    kept.append(value)
+    return value
+
+
 class Training:
     """A whole training in float64, with a weight for every sample."""
 
@@ -75,7 +80,8 @@ class Training:
                 cotangent, found = pull(batches)
             else:
                 sums = []
-                parts = [pull(part, all_reduce=lambda own: sums.append(own) or own)[1] for part in share(batches)]
+                keep = partial(keep_and_return, sums)
+                parts = [pull(part, all_reduce=keep)[1] for part in share(batches)]
                 summed = {name: sum(own[name] for own in sums) for name in sums[0]}
                 cotangent, _ = pull([], all_reduce=lambda _, summed=summed: summed)
                 found = [weight for part in parts for weight in part]

@@ -34,7 +34,7 @@ def test_folding_equals_a_module_that_holds_the_statistics():
 
 
 def test_pushforward_matches_finite_differences():
-    net, precise, state = make()
+    _, precise, state = make()
     direction = tangent(state.parameters)
     value, derivative = precise.pushforward(state.parameters, state.buffers, direction)
     ahead = precise.value(moved(state.parameters, direction, 1e-6), state.buffers)
@@ -45,7 +45,7 @@ def test_pushforward_matches_finite_differences():
 
 
 def test_pullback_is_the_transpose_of_the_pushforward():
-    net, precise, state = make()
+    _, precise, state = make()
     direction = tangent(state.parameters)
     value, derivative = precise.pushforward(state.parameters, state.buffers, direction)
     cotangent = tangent(value, seed=3)
@@ -54,7 +54,7 @@ def test_pullback_is_the_transpose_of_the_pushforward():
 
 
 def test_statistics_do_not_depend_on_the_running_ones_nor_move_them():
-    net, precise, state = make()
+    _, precise, state = make()
     first = precise.value(state.parameters, state.buffers)
     other = {name: value + 3 if "running" in name else value for name, value in state.buffers.items()}
     kept = {name: value.clone() for name, value in other.items()}
@@ -64,7 +64,7 @@ def test_statistics_do_not_depend_on_the_running_ones_nor_move_them():
 
 
 def test_networks_without_batch_norm_have_no_statistics():
-    net, precise, state = make("group")
+    _, precise, state = make("group")
     assert precise.value(state.parameters, state.buffers) == {}
     value, derivative = precise.pushforward(state.parameters, state.buffers, tangent(state.parameters))
     assert value == derivative == {}

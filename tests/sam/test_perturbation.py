@@ -58,3 +58,14 @@ def test_vanishing_gradient_gives_zero_perturbation(p, size):
 def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match="sharp"):
         make_perturbation("sharp", 0.1)
+
+
+@pytest.mark.parametrize("p", [1.5, 2.0, 3.0])
+def test_entries_without_gradient_do_not_spoil_the_derivative(p):
+    gradient = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    epsilon = sam_perturbation({}, {"w": gradient}, rho=0.1, p=p)["w"]
+    (slope,) = torch.autograd.grad(epsilon[1], gradient)
+    assert bool(slope.isfinite().all())
+    moved = torch.tensor([0.0, 1.0, 2.0 + 1e-6], dtype=torch.float64)
+    numeric = (sam_perturbation({}, {"w": moved}, rho=0.1, p=p)["w"][1] - epsilon[1]) / 1e-6
+    assert float(slope[2]) == pytest.approx(float(numeric), rel=1e-4)

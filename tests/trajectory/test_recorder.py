@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from auditor.errors import InputError
+from auditor.sam import State
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader, TrajectoryRecorder
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
@@ -72,6 +73,51 @@ def test_another_training_in_the_same_folder_is_refused(tmp_path):
     record(RunFolder(tmp_path), manifest(), until=3)
     with pytest.raises(InputError, match="another training"):
         TrajectoryRecorder(RunFolder(tmp_path), manifest(seed=4))
+
+
+def _one(recorder, step, index):
+    recorder.record(
+        step=step,
+        epoch=0,
+        micro_batch=index,
+        samples=[0, 1],
+        learning_rate=0.1,
+        rho=0.05,
+        grad_norm=1.0,
+        loss=2.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ([(0, 0), (0, 1), (1, 1)], "micro-batch 0 of step 1 was recorded never"),
+        ([(0, 0), (0, 0), (0, 1), (1, 0), (1, 1)], "micro-batch 0 of step 0 was recorded twice"),
+        ([(0, 0), (0, 1)], "2 micro-batches were recorded from step 0 to 2, 4 were expected"),
+    ],
+)
+def test_a_ledger_with_holes_or_doubles_is_refused(tmp_path, recorded, message):
+    recorder = TrajectoryRecorder(RunFolder(tmp_path), manifest(checkpoint_steps=(0, 2, 8)))
+    recorder.checkpoint(0, state(0))
+    for step, index in recorded:
+        _one(recorder, step, index)
+    with pytest.raises(InputError, match=message):
+        recorder.checkpoint(2, state(2))
+
+
+def test_checkpoints_come_in_their_planned_order(tmp_path):
+    recorder = TrajectoryRecorder(RunFolder(tmp_path), manifest())
+    with pytest.raises(InputError, match="checkpoint of step 4 was recorded, the next planned one is step 0"):
+        recorder.checkpoint(4, state(4))
+
+
+def test_tensors_of_any_layout_are_saved(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    odd = State({"a": shared.T, "b": shared}, {"a": shared.T, "b": shared}, {"c": shared[:, 1]})
+    save_checkpoint(RunFolder(tmp_path), 0, odd)
+    found = load_checkpoint(RunFolder(tmp_path), 0)
+    assert torch.equal(found.parameters["a"], shared.T)
+    assert torch.equal(found.buffers["c"], shared[:, 1])
 
 
 def test_a_restored_state_is_the_state_that_was_saved(tmp_path):
