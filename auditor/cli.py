@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -207,7 +208,8 @@ def _show_summary(request: Request, summary: Summary) -> None:
     click.echo(f"\nReport: {mask(summary.html)}")
     tracking = request.audit.config.mlflow
     click.echo(f"MLflow: experiment {tracking.experiment} in {mask(tracking.tracking_uri)}")
-    click.echo(f"        auditor ui {request.path} opens it")
+    command = "auditor" if shutil.which("auditor") else sys.argv[0]
+    click.echo(f"        {command} ui {request.path} opens it")
 
 
 def _show_plan(planned: Plan) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 
 from auditor.config import Config, parse_config
+from auditor.data import prepare
 from auditor.distributed.loop import run_training
+from auditor.models.small_cnn import small_cnn
 from auditor.storage import RunFolder
 
 
@@ -63,3 +71,58 @@ def equal_states(left, right) -> bool:
         for part in ("parameters", "momentum", "buffers")
         for name, value in getattr(left, part).items()
     )
+
+
+def train_here(audit: Config) -> RunFolder:
+    """Prepare and train in this process; returns the run folder, ready to score."""
+    run = RunFolder(audit.run)
+    prepare(audit, run)
+    torch.set_num_threads(1)
+    assert run_training(audit, run, torch.device("cpu")) is None
+    return run
+
+
+def slow_cnn(input_shape, num_classes, seconds, **args) -> nn.Module:
+    """`small_cnn`, which sleeps before every pass; its parameters have the same names."""
+    model = small_cnn(input_shape, num_classes, **args)
+    model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+    return model
+
+
+def allergic_cnn(input_shape, num_classes, pixels, **args) -> nn.Module:
+    """`small_cnn`, whose logits for one image are no numbers once it is trained; its parameters have the same names."""
+    model = small_cnn(input_shape, num_classes, **args)
+    wanted = torch.tensor(pixels).view(input_shape)
+
+    def react(module, arguments, logits):
+        if module.training:
+            return logits
+        same = (arguments[0] - wanted).abs().amax(dim=(1, 2, 3)) < 1e-5
+        return logits * torch.where(same, torch.nan, 1.0)[:, None]
+
+    model.register_forward_hook(react)
+    return model
+
+
+def start_auditor(cwd, *arguments, **environment) -> subprocess.Popen[str]:
+    """The real command in a process group of its own."""
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("auditor")), *arguments],
+        cwd=cwd,
+        env={**os.environ, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def auditor(cwd, *arguments, **environment) -> subprocess.CompletedProcess[str]:
+    """The real command, waited for; should the test end before it, it ends as well."""
+    process = start_auditor(cwd, *arguments, **environment)
+    try:
+        out, err = process.communicate(timeout=280)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
