@@ -169,6 +169,14 @@ class Audit:
         """
         if not self.folder.exists(DATASET_FILE):
             self.prepare()
+        micro_batches = self.config.train.batch_size // self.config.train.micro_batch_size
+        if micro_batches < self.config.resources.train_workers:
+            log.warning(
+                "train: a step has %d micro-batches, so %d of %d workers have nothing to do",
+                micro_batches,
+                self.config.resources.train_workers - micro_batches,
+                self.config.resources.train_workers,
+            )
         manifest = Manifest.read(self.folder)
         if manifest is None or not manifest.complete:
             from auditor.distributed.cluster import cluster

@@ -97,7 +97,9 @@ def _gif(trained: TrainedRun) -> tuple[tuple[Direction, ...], NDArray[np.float64
         state = reader.state(step).to(trained.device)
         # No step follows the final state; the batch before it gives its ε.
         batches = trained.micro_batches(min(step, manifest.steps - 1))
-        direction = gif_direction(trained.network, trained.precise, state, batches, trained.perturbation, gradient)
+        direction = gif_direction(
+            trained.network, trained.precise, state, batches, manifest.micro_batches, trained.perturbation, gradient
+        )
         directions.append(direction.to(_CPU))
     optimizer = manifest.optimizer
     weights = effective_steps(

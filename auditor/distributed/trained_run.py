@@ -91,12 +91,13 @@ class TrainedRun:
         """∇f(θ_T) of the mean validation loss."""
         return query_gradient(self.network, self.precise, self.point(self.manifest.steps), self.chunks("validation"))
 
-    def micro_batches(self, step: int) -> list[MicroBatch]:
-        """All micro-batches of a recorded step, as they were trained on."""
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        """All micro-batches of a recorded step, as they were trained on, one at a time."""
         epoch = step // self.manifest.steps_per_epoch
         rows = np.split(self.reader.step_samples(step), self.manifest.micro_batches)
         inputs = StepInputs(self.config, self.train, self.device)
-        return [inputs.micro_batch(step, epoch, index, part) for index, part in enumerate(rows)]
+        for index, part in enumerate(rows):
+            yield inputs.micro_batch(step, epoch, index, part)
 
     def model(self) -> nn.Module:
         """The module at the end of training, in evaluation mode, with the statistics it is evaluated with."""

@@ -9,7 +9,7 @@ Positive: the sample helps. GIF drops the curvature between step t and the end: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ def gif_direction(
     network: Network,
     precise: PreciseStatistics,
     state: State,
-    batches: Sequence[MicroBatch],
+    batches: Iterable[MicroBatch],
+    total: int,
     perturbation: PerturbationFunction,
     gradient: Tensors,
 ) -> Direction:
@@ -36,14 +37,18 @@ def gif_direction(
         precise: S(θ).
         state: The checkpoint.
         batches: Micro-batches of the step recorded at the checkpoint; ε_c is the perturbation of their mean gradient.
+        total: How many they are.
         perturbation: SAM's.
         gradient: ∇f(θ_T).
 
     Returns:
         What `gif_scores` needs of this checkpoint.
     """
-    passes = [micro_batch_pass(network, state.parameters, state.buffers, batch) for batch in batches]
-    mean = {name: torch.stack([entry.gradient[name] for entry in passes]).mean(dim=0) for name in state.parameters}
+    mean = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
+    for batch in batches:
+        found = micro_batch_pass(network, state.parameters, state.buffers, batch)
+        for name, value in found.gradient.items():
+            mean[name] += value / total
     epsilon = perturbation(state.parameters, mean)
     perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
     return Direction.along(precise, perturbed, state.buffers, gradient)

@@ -88,8 +88,9 @@ class TrajectoryReader:
 
     def step_samples(self, step: int) -> NDArray[np.int32]:
         """Row indices of one step's batch, micro-batch after micro-batch, [b]."""
-        for segment, table in zip(self.manifest.segments, self.batches(), strict=True):
+        for segment in self.manifest.segments:
             if segment.first_step <= step < segment.end_step:
+                table = self._batches(segment)
                 rows = table.filter(pc.equal(table["step"], step))["samples"]
                 return np.asarray(rows.combine_chunks().flatten(), dtype=np.int32)
         raise StageError(f"{self.run}: the ledger has no step {step}")

@@ -64,7 +64,7 @@ class Training:
         directions, exposures = [], torch.zeros(ROWS, len(self.batches), dtype=F64)
         for step, state in enumerate(states[:-1]):
             directions.append(
-                gif_direction(self.net, self.precise, state, [self.batch(step)], self.perturbation, gradient)
+                gif_direction(self.net, self.precise, state, [self.batch(step)], 1, self.perturbation, gradient)
             )
             exposures[self.batches[step], step] = steps[step] / BATCH
         scores = gif_scores(self.net, directions, exposures, self.inputs, self.labels)
@@ -126,7 +126,7 @@ def test_one_batch_or_many_give_the_same_scores():
     training = Training("batch", rate=0.1, rho=0.1, steps=3)
     scores, states, gradient, steps = training.gif()
     directions = [
-        gif_direction(training.net, training.precise, state, [training.batch(step)], training.perturbation, gradient)
+        gif_direction(training.net, training.precise, state, [training.batch(step)], 1, training.perturbation, gradient)
         for step, state in enumerate(states[:-1])
     ]
     exposures = torch.zeros(ROWS, 3, dtype=F64)
