@@ -67,8 +67,10 @@ def test_rows_of_which_none_can_be_used_are_refused_with_their_table(tmp_path):
 
 def test_content_after_the_first_rows_is_not_read(tmp_path):
     """Preparing finds what is wrong there; a peek at a million rows must not take as long."""
-    config = parquet_config(tmp_path, three_tables(train=table([*images(64), *[b"no image"] * 6])))
+    large = [b"no image" * 10_000] * 6
+    config = parquet_config(tmp_path, three_tables(train=table([*images(64), *large])))
     assert peek(config).rows["train"] == 70
+    assert peek(config).bytes_a_row < 1000
     with pytest.raises(InputError, match="6 corrupt_image"):
         prepare(config, RunFolder(config.run))
 

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from auditor.errors import InputError
+from auditor.model_check import check_model
+from tests.distributed.builders import config
+
+SHAPE, CLASSES = (1, 8, 8), 10
+
+
+class Flat(nn.Module):
+    """Gives one number a sample."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, inputs):
+        return inputs.flatten(1).sum(1) * self.weight.sum()
+
+
+class Pair(Flat):
+    def forward(self, inputs):
+        return inputs, inputs
+
+
+class Picky(Flat):
+    def forward(self, inputs):
+        return {"logits": inputs}["scale"]
+
+
+class Silent(Flat):
+    def forward(self, inputs):
+        assert inputs.shape[1] == 3
+        return inputs
+
+
+class Counting(nn.Sequential):
+    """Keeps a state of its own, which would differ from worker to worker."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, inputs):
+        if self.training:
+            self.seen += len(inputs)
+        return super().forward(inputs)
+
+
+class Backward(torch.autograd.Function):
+    """Knows no forward-mode derivative."""
+
+    @staticmethod
+    def forward(_context, values):
+        return values * 2
+
+    @staticmethod
+    def backward(_context, gradient):
+        return gradient * 2
+
+
+class OneWay(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+
+    def forward(self, inputs):
+        return Backward.apply(super().forward(inputs))
+
+
+class Plain(nn.Sequential):
+    """BatchNorm that cannot be folded."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(64, affine=False), nn.Linear(64, num_classes))
+
+
+def synchronised(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.SyncBatchNorm(1), nn.Flatten(), nn.Linear(64, num_classes))
+
+
+def dropping(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, num_classes), nn.BatchNorm1d(num_classes))
+
+
+def broken(num_classes: int) -> nn.Module:
+    raise RuntimeError("no weights\nare there")
+
+
+def refusal(tmp_path, name, **args):
+    name = name if isinstance(name, str) else f"{__name__}:{name.__name__}"
+    with pytest.raises(InputError) as refused:
+        check_model(config(tmp_path, model={"name": name, "args": args}), SHAPE, CLASSES)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["resnet", "small_cnn", "mlp"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+def test_the_models_by_name_fit(tmp_path, name, shape):
+    check_model(config(tmp_path, model={"name": name}), shape, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        (Flat, {}, "returns [4] for 4 samples, expected logits [4, 10]"),
+        (Pair, {}, "returns tuple for 4 samples, expected logits [4, 10]"),
+        (Picky, {}, "fails on inputs [1, 8, 8]: KeyError: 'scale'"),
+        (Silent, {}, "fails on inputs [1, 8, 8]: AssertionError"),
+        (Plain, {}, "cannot be audited: ValueError: BatchNorm layer 1 has no weight and bias"),
+        (Counting, {}, "buffer seen changes in training; only BatchNorm's may"),
+        (OneWay, {}, "cannot be audited: "),
+        (synchronised, {}, "layer 0 is SyncBatchNorm; use BatchNorm"),
+        (broken, {}, "cannot be built: RuntimeError: no weights"),
+        (Flat, {"depth": 3}, "model.args do not fit"),
+        ("resnet", {"norm": "layer"}, "norm 'layer' is not one of batch, group, none"),
+        ("resnet", {"depth": 3}, "unexpected keyword argument 'depth'"),
+        ("vgg", {}, "model.name 'vgg' is not one of mlp, resnet, small_cnn and not module:callable"),
+        ("no.such.module:f", {}, "model.name 'no.such.module:f' cannot be imported"),
+        ("json:dumps", {}, "json:dumps"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_in_one_sentence(tmp_path, name, args, message):
+    found = refusal(tmp_path, name, **args)
+    assert message in found
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("statistics", ["precise", "running"])
+def test_a_model_of_ones_own_fits_in_every_setting_and_keeps_its_hands_off_the_global_generator(
+    tmp_path, precision, statistics
+):
+    audit = config(
+        tmp_path,
+        model={"name": f"{__name__}:dropping"},
+        train={"precision": precision},
+        evaluation={"statistics": statistics},
+    )
+    before = torch.get_rng_state()
+    check_model(audit, SHAPE, CLASSES)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from auditor.config import load_config
+from auditor.data import prepare
+from auditor.distributed.loop import load_samples, new_model, run_training
+from auditor.errors import InputError
+from auditor.plan import plan
+from auditor.storage import RunFolder
+from auditor.trajectory import TrajectoryReader
+from tests.distributed.builders import config
+
+DIGITS = "docs/examples/digits.yaml"
+
+
+def bytes_in(run, folder):
+    return sum(path.stat().st_size for path in (run.local / folder).rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def happened(tmp_path_factory):
+    """A plan, and a real training of the same configuration."""
+    torch.set_num_threads(1)
+    audit = config(
+        tmp_path_factory.mktemp("plan") / "run", data={"source": {"kind": "digits"}, "limit": {"train": 300}}
+    )
+    expected = plan(audit)
+    run = RunFolder(audit.run)
+    dataset = prepare(audit, run)
+    assert run_training(audit, run, torch.device("cpu")) is None
+    return SimpleNamespace(config=audit, plan=expected, run=run, dataset=dataset, reader=TrajectoryReader(run))
+
+
+def test_the_plan_of_the_quickstart_is_exact(request):
+    found = plan(load_config(request.config.rootpath / DIGITS))
+    assert found.rows == {"train": 1045, "validation": 375, "test": 377}
+    assert (found.classes, found.input_shape) == (10, (1, 8, 8))
+    assert (found.steps, found.steps_per_epoch, found.micro_batches, found.checkpoints) == (320, 8, 2, 10)
+    assert (found.train_workers, found.score_actors) == (2, 2)
+    assert set(found.seconds) == {"train", "score"}
+    assert all(seconds > 0 for seconds in found.seconds.values())
+
+
+def test_the_plan_is_what_happens(happened):
+    expected, manifest = happened.plan, happened.reader.manifest
+    assert expected.rows == {split: facts.rows for split, facts in happened.dataset.splits.items()}
+    assert (expected.steps, expected.steps_per_epoch) == (manifest.steps, manifest.steps_per_epoch)
+    assert expected.micro_batches == manifest.micro_batches
+    assert expected.checkpoints == len(manifest.checkpoints)
+    assert expected.input_shape == happened.dataset.input_shape
+    model = new_model(happened.config, happened.dataset)
+    assert expected.parameters == sum(value.numel() for value in model.parameters())
+
+
+@pytest.mark.parametrize("what", ["ledger", "signals", "checkpoints"])
+def test_disk_is_bounded_by_the_plan_and_not_by_far(happened, what):
+    folder = {"ledger": "batches"}.get(what, what)
+    real = bytes_in(happened.run, f"trajectory/{folder}")
+    assert real <= happened.plan.disk[what] <= 4 * real
+
+
+def test_the_memory_of_images_is_that_of_the_decoded_rows(happened):
+    samples = load_samples(happened.config, happened.run, happened.dataset, "train")
+    assert happened.plan.memory["images"] == samples._content.nbytes
+
+
+def test_activations_grow_with_the_micro_batch(tmp_path):
+    small, large = (
+        plan(config(tmp_path, train={"batch_size": 64, "micro_batch_size": size})).memory["activations"]
+        for size in (16, 64)
+    )
+    assert small < large <= 4.5 * small
+
+
+def test_a_plan_writes_nothing_and_leaves_threads_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(2)
+    plan(config("run", resources={"cpus_per_worker": 1}))
+    assert list(tmp_path.iterdir()) == []
+    assert torch.get_num_threads() == 2
+
+
+def test_images_that_do_not_fit_into_the_cache_take_no_memory(tmp_path):
+    data = {"source": {"kind": "digits"}, "cache_gib": 1e-6}
+    assert plan(config(tmp_path, data=data)).memory["images"] == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_time_on_a_device_that_is_not_here_is_not_guessed(tmp_path):
+    assert plan(config(tmp_path, resources={"gpus_per_worker": 1})).seconds == {}
+
+
+def test_a_batch_larger_than_the_training_rows_is_refused(tmp_path):
+    train = {"batch_size": 256, "micro_batch_size": 8}
+    with pytest.raises(InputError, match=r"train\.batch_size is 256, but there are only 200 training rows"):
+        plan(config(tmp_path, train=train))
+
+
+def test_a_plan_refuses_the_models_that_a_run_refuses(tmp_path):
+    with pytest.raises(InputError, match=r"fails on inputs \[1, 8, 8\]"):
+        plan(config(tmp_path, model={"name": "small_cnn", "args": {"widths": [4, 4, 4, 4, 4]}}))
+    with pytest.raises(InputError, match="vgg"):
+        plan(config(tmp_path, model={"name": "vgg"}))
