@@ -35,7 +35,7 @@ class PreciseStatistics:
     def __init__(self, network: Network, chunks: Sequence[Tensor]) -> None:
         self.network = network
         self.chunks = chunks if network.norms else ()
-        for name, module in network.norms.items():
+        for name, module in network.norms.items() if self.chunks else ():
             if not module.affine:
                 raise ValueError(f"BatchNorm layer {name} has no weight and bias, which precise statistics need")
 

@@ -82,3 +82,4 @@ def test_batch_norm_without_weights_is_refused_by_name():
     net = Network(nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3)))
     with pytest.raises(ValueError, match="layer 0 has no weight"):
         PreciseStatistics(net, [torch.zeros(2, 5)])
+    PreciseStatistics(net, ())  # running statistics need nothing to fold into

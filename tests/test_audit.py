@@ -1,0 +1,344 @@
+"""An audit as a user runs it: the installed command on two workers, from data to the report in MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import time
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from torch.nn.functional import cross_entropy
+
+from auditor import Audit, RunFolder, TrajectoryReader
+from auditor.data import Dataset
+from auditor.distributed.loop import load_samples
+from auditor.trajectory import Manifest
+from tests.distributed.builders import auditor, equal_states, start_auditor
+
+pytestmark = pytest.mark.ray
+
+OWN_MODEL = """
+from torch import nn
+
+def make(num_classes, input_shape, width):
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, num_classes),
+    )
+"""
+AUDIT = """
+run: runs/week-1
+data:
+  source: {kind: digits}
+  limit: {train: 400, validation: 150, test: 150}
+  label_noise: 0.1
+model: {name: "own:make", args: {width: 12}}
+train:
+  epochs: 30
+  batch_size: 64
+  micro_batch_size: 16
+  optimizer: {learning_rate: 0.05}
+  checkpoints: 7
+evaluation: {statistics_rows: 128}
+report: {gallery: 12}
+mlflow: {experiment: weekly}
+resources: {train_workers: 2, score_actors: 2}
+"""
+STEPS = 180
+NOWHERE = {"RAY_ADDRESS": "127.0.0.1:9"}
+"""Who starts or looks for Ray with this fails."""
+BATCHES = dict.fromkeys(("step", "epoch", "micro_batch", "rank"), "int32")
+BATCHES |= {"samples": "list<element: int32>", **dict.fromkeys(("lr", "rho", "grad_norm", "loss"), "double")}
+SIGNALS = {"epoch": "int32", "sample": "int32"}
+SIGNALS |= {**dict.fromkeys(("loss", "margin", "loss_perturbed", "margin_perturbed"), "float"), "predicted": "int32"}
+SCORES = {"sample_id": "string", "label": "int32", "gif": "double", "loss": "float", "margin": "float", "aum": "float"}
+SCORES |= {"suggested_label": "int32", "suggested_probability": "float"}
+SNAPSHOT = {"row": "int32", "sample_id": "string", "image": "struct<bytes: binary, path: string>"}
+SNAPSHOT |= {"label": "int32", "true_label": "int32"}
+
+
+def desk(folder):
+    """A folder as a user has it: a configuration and a model of one's own beside it."""
+    (folder / "audit.yaml").write_text(AUDIT)
+    (folder / "own.py").write_text(OWN_MODEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One undisturbed audit, the plan that was made before it, and what it printed."""
+    cwd = desk(tmp_path_factory.mktemp("desk"))
+    planned = auditor(cwd, "plan", "audit.yaml", "--json", **NOWHERE)
+    assert planned.returncode == 0, planned.stderr
+    ended = auditor(cwd, "run", "audit.yaml")
+    assert ended.returncode == 0, ended.stderr
+    run = RunFolder(cwd / "runs/week-1")
+    client = MlflowClient(f"sqlite:///{cwd}/mlflow.db")
+    return SimpleNamespace(
+        cwd=cwd,
+        ended=ended,
+        run=run,
+        plan=json.loads(planned.stdout),
+        client=client,
+        logged=client.get_run(run.read_json("mlflow.json")["run_id"]),
+    )
+
+
+@pytest.fixture
+def beside_own_model(finished, monkeypatch):
+    monkeypatch.chdir(finished.cwd)
+    monkeypatch.syspath_prepend(finished.cwd)
+
+
+def contents(folder):
+    """A digest of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def schema(run, name):
+    return {field.name: str(field.type) for field in pq.read_schema(run.full(name))}
+
+
+def test_the_command_says_what_it_found_and_where(finished):
+    out, err = finished.ended.stdout, finished.ended.stderr
+    assert "Traceback" not in out + err
+    assert f"Report: {finished.run}/report/report.html" in out
+    assert "MLflow: experiment weekly in sqlite:///mlflow.db" in out
+    assert "auditor ui audit.yaml opens it" in out
+    top = re.findall(r"^ +(\d+)  (digits-\d{4}) ", out, re.MULTILINE)
+    assert [int(rank) for rank, _ in top] == list(range(1, 11))
+    ranked = finished.run.read_table("report/ranked.parquet")["sample_id"].to_pylist()
+    assert [sample_id for _, sample_id in top] == ranked[:10]
+    for method in ("gif", "loss", "margin", "aum"):
+        assert re.search(rf"^  {method} +\d+\.\d%  +\d+\.\d%  +\d+\.\d% +AUROC 0\.\d{{3}}", out, re.MULTILINE)
+    for stage in ("data: 400 train, 150 validation, 150 test rows", f"train: {STEPS} steps", "score: 400 samples"):
+        assert stage in err
+
+
+def test_every_file_of_the_contract_is_there_and_nothing_else(finished):
+    run = finished.run
+    files = {"config.yaml", "dataset.json", "evaluation.json", "mlflow.json", "stages.json"}
+    assert set(run.names("", hidden=True)) == {*files, "dataset", "report", "scores", "trajectory"}
+    assert set(run.names("dataset", hidden=True)) == {"train", "validation", "test"}
+    assert set(run.names("trajectory", hidden=True)) == {"manifest.json", "batches", "signals", "checkpoints"}
+    report = {"figures", "ranked.csv", "ranked.parquet", "report.html", "summary.json"}
+    assert set(run.names("report", hidden=True)) == report
+    assert not [name for name in contents(run.local) if "/." in f"/{name}"]
+
+
+def test_parquet_files_have_the_columns_of_the_contract_and_a_version(finished):
+    run = finished.run
+    kinds = {"dataset/train": SNAPSHOT, "trajectory/batches": BATCHES, "trajectory/signals": SIGNALS, "scores": SCORES}
+    for folder, columns in kinds.items():
+        for name in run.names(folder):
+            assert schema(run, f"{folder}/{name}") == columns
+            metadata = pq.read_schema(run.full(f"{folder}/{name}")).metadata
+            assert metadata[b"auditor.format_version"] == b"1"
+    snapshot = pq.read_schema(run.full("dataset/train/part-00000.parquet")).metadata
+    assert json.loads(snapshot[b"class_names"]) == [str(digit) for digit in range(10)]
+    ranked = schema(run, "report/ranked.parquet")
+    assert {"rank", "sample_id", "label", "suggested_label", "harm", "flagged", "true_label"} < ranked.keys()
+    header = run.read_bytes("report/ranked.csv").decode("utf-8-sig").splitlines()[0]
+    assert set(header.replace('"', "").split(",")) >= ranked.keys()
+
+
+def test_json_files_have_the_fields_of_the_contract(finished):
+    run, read = finished.run, finished.run.read_json
+    dataset, manifest, evaluation = read("dataset.json"), read("trajectory/manifest.json"), read("evaluation.json")
+    assert {"splits", "class_names", "input_shape", "mean", "std", "fingerprint", "carried"} < set(dataset)
+    assert {"true_labels", "flipped", "quarantine", "warnings"} < set(dataset)
+    assert (dataset["splits"]["train"]["rows"], dataset["flipped"], dataset["true_labels"]) == (400, 40, True)
+    assert (manifest["status"], manifest["steps"], manifest["world_size"]) == ("complete", STEPS, 2)
+    assert manifest["checkpoints"] == manifest["checkpoint_steps"] == list(range(0, 181, 30))
+    assert {"optimizer", "perturbation", "seed", "epochs", "batch_size", "micro_batch_size", "seconds"} < set(manifest)
+    assert [entry["step"] for entry in evaluation["checkpoints"]] == manifest["checkpoints"]
+    assert evaluation["validation_accuracy"] > 0.8, "the model learned"
+    assert set(read("stages.json")["seconds"]) == {"prepare", "train", "score", "report", "track"}
+    assert set(read("mlflow.json")) == {"format_version", "tracking_uri", "experiment_id", "run_id"}
+    summary = read("report/summary.json")
+    assert {"rows", "flagged", "test_accuracy", "validation_loss", "seconds", "detection"} < set(summary)
+    assert set(summary["detection"]) == {"gif", "loss", "margin", "aum"}
+    assert set(summary["detection"]["gif"]["found"]) == {"0.01", "0.05", "0.1", "0.2", "0.4"}
+    kept = yaml.safe_load(run.read_bytes("config.yaml"))
+    assert {"auditor", "ray", "torch", "mlflow"} < set(kept["versions"])
+    assert "revision" in kept
+
+
+def test_the_ledger_holds_every_micro_batch_once_and_both_ranks_wrote(finished):
+    ledger = pa.concat_tables(TrajectoryReader(finished.run).batches())
+    places = list(zip(ledger["step"].to_pylist(), ledger["micro_batch"].to_pylist(), strict=True))
+    assert places == [(step, index) for step in range(STEPS) for index in range(4)]
+    assert ledger["rank"].to_pylist() == [0, 0, 1, 1] * STEPS
+    for step in range(0, 181, 30):
+        files = finished.run.names(f"trajectory/checkpoints/step-{step:08d}")
+        assert len([name for name in files if name.endswith(".safetensors")]) == 2
+
+
+def test_scores_cover_every_sample_once_and_wrong_labels_come_first(finished):
+    scores, train = finished.run.read_table("scores"), finished.run.read_table("dataset/train")
+    assert sorted(scores["sample_id"].to_pylist()) == sorted(train["sample_id"].to_pylist())
+    assert finished.run.read_json("report/summary.json")["detection"]["aum"]["auroc"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("what", "folder"),
+    [
+        ("ledger", "trajectory/batches"),
+        ("signals", "trajectory/signals"),
+        ("checkpoints", "trajectory/checkpoints"),
+        ("scores", "scores"),
+    ],
+)
+def test_the_plan_before_it_was_an_upper_bound(finished, what, folder):
+    size = sum(path.stat().st_size for path in (finished.run.local / folder).rglob("*") if path.is_file())
+    assert size <= finished.plan["disk"][what]
+
+
+def test_the_plan_before_it_was_right(finished):
+    plan, manifest = finished.plan, finished.run.read_json("trajectory/manifest.json")
+    rows = {split: facts["rows"] for split, facts in finished.run.read_json("dataset.json")["splits"].items()}
+    assert (plan["rows"], plan["steps"], plan["checkpoints"]) == (rows, manifest["steps"], len(manifest["checkpoints"]))
+
+
+def test_mlflow_holds_parameters_metrics_lineage_and_the_report(finished):
+    logged = finished.logged
+    assert (logged.info.status, logged.info.run_name) == ("FINISHED", "week-1")
+    assert logged.data.params["train.perturbation.rho"] == "0.05"
+    assert logged.data.params["model.args.width"] == "12"
+    summary = finished.run.read_json("report/summary.json")
+    assert logged.data.metrics["test_accuracy"] == summary["test_accuracy"]
+    assert logged.data.metrics["detection.gif.auroc"] == summary["detection"]["gif"]["auroc"]
+    curve = next(name for name in logged.data.metrics if name.startswith("curves/") and "validation" in name)
+    points = finished.client.get_metric_history(logged.info.run_id, curve)
+    assert [point.step for point in points] == [*range(0, 181, 30)]
+    inputs = {tag.value: entry.dataset for entry in logged.inputs.dataset_inputs for tag in entry.tags}
+    fingerprint = finished.run.read_json("dataset.json")["fingerprint"]
+    for context in ("training", "validation"):
+        assert fingerprint.startswith(inputs[context].digest)
+    artifacts = {entry.path for entry in finished.client.list_artifacts(logged.info.run_id)}
+    assert {"report.html", "ranked.parquet", "ranked.csv", "summary.json", "figures", "config.yaml"} <= artifacts
+
+
+def test_the_logged_model_loads_without_its_code_and_predicts_what_was_evaluated(finished, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished.cwd}/mlflow.db")
+    [output] = finished.logged.outputs.model_outputs
+    model = mlflow.pytorch.load_model(f"models:/{output.model_id}")
+    dataset, config = Dataset.load(finished.run), Audit.from_yaml(finished.cwd / "audit.yaml").config
+    evaluation = finished.run.read_json("evaluation.json")
+    for split in ("validation", "test"):
+        samples = load_samples(config, finished.run, dataset, split)
+        with torch.no_grad():
+            logits = model(samples.inputs(np.arange(len(samples))))
+        assert cross_entropy(logits, samples.labels).item() == pytest.approx(evaluation[f"{split}_loss"], rel=1e-4)
+        accuracy = (logits.argmax(1) == samples.labels).double().mean().item()
+        assert accuracy == pytest.approx(evaluation[f"{split}_accuracy"])
+
+
+def test_a_second_run_says_that_all_is_done_and_starts_nothing(finished):
+    before = contents(finished.cwd)
+    again = auditor(finished.cwd, "run", "audit.yaml", **NOWHERE)
+    assert again.returncode == 0, again.stderr
+    assert "all of this audit is done" in again.stderr
+    assert again.stdout == finished.ended.stdout
+    assert contents(finished.cwd) == before
+
+
+def test_another_configuration_on_the_same_folder_is_refused_with_the_difference(finished):
+    before = contents(finished.cwd)
+    refused = auditor(finished.cwd, "run", "audit.yaml", "--set", "train.epochs=9", **NOWHERE)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.count("\n") == 1
+    assert "was made with another configuration (train.epochs: 30 → 9)" in refused.stderr
+    assert contents(finished.cwd) == before
+
+
+def test_the_report_can_be_written_again_from_what_is_there(finished):
+    before = contents(finished.run.local)
+    again = auditor(finished.cwd, "report", "audit.yaml", "--json", **NOWHERE)
+    assert again.returncode == 0, again.stderr
+    after = contents(finished.run.local)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed <= {"stages.json", "report/summary.json", "report/report.html"}
+    assert json.loads(again.stdout).items() <= finished.run.read_json("report/summary.json").items()
+
+
+def test_python_and_the_command_agree(finished, beside_own_model):
+    """Every stage of a finished audit gives back what it found, in this process and without Ray."""
+    audit = Audit.from_yaml("audit.yaml")
+    before = contents(finished.run.local)
+    assert audit.train() == Manifest.read(finished.run)
+    assert audit.score() == 400
+    summary = audit.run()
+    assert contents(finished.run.local) == before
+    assert [sample.sample_id for sample in summary.top] == re.findall(r"digits-\d{4}", finished.ended.stdout)
+    assert summary.html == f"{finished.run}/report/report.html"
+
+
+def test_a_run_folders_own_configuration_is_the_same_audit(finished, beside_own_model):
+    kept = Audit.from_yaml(finished.run.full("config.yaml"))
+    assert kept.config == Audit.from_yaml("audit.yaml").config
+    assert kept.score() == 400
+
+
+def wait_for(what, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+    return found
+
+
+def test_an_audit_whose_driver_was_killed_ends_as_if_nothing_had_happened(finished, tmp_path):
+    cwd = desk(tmp_path)
+    run = RunFolder(cwd / "runs/week-1")
+    process = start_auditor(cwd, "run", "audit.yaml")
+    started = []
+    try:
+        wait_for(lambda: process.poll() is not None or ((found := Manifest.read(run)) and len(found.checkpoints) > 1))
+        started = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    interrupted = Manifest.read(run)
+    assert interrupted.status == "running"
+    # Ray's processes end by themselves when their driver is gone.
+    _, alive = psutil.wait_procs(started, timeout=60)
+    for process in alive:
+        process.kill()
+    assert not alive
+    client = MlflowClient(f"sqlite:///{cwd}/mlflow.db")
+    experiment = client.get_experiment_by_name("weekly").experiment_id
+    assert [logged.info.status for logged in client.search_runs([experiment])] == ["RUNNING"]
+
+    ended = auditor(cwd, "run", "audit.yaml", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout).items() <= run.read_json("report/summary.json").items()
+    assert "train:" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+    before, after = TrajectoryReader(finished.run), TrajectoryReader(run)
+    for step in after.manifest.checkpoints:
+        assert equal_states(before.state(step), after.state(step))
+    assert pa.concat_tables(after.batches()).equals(pa.concat_tables(before.batches()))
+    order = "sample_id"
+    assert run.read_table("scores").sort_by(order).equals(finished.run.read_table("scores").sort_by(order))
+    assert after.manifest.segments[: len(interrupted.segments)] == interrupted.segments
+    [logged] = client.search_runs([experiment])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.metrics.keys() == finished.logged.data.metrics.keys()
+    assert set(contents(run.local / "trajectory")) == set(contents(finished.run.local / "trajectory"))
