@@ -43,15 +43,17 @@ def sam_perturbation(
         scale = rho * _inverse(global_norm(gradient.values()))
         return {name: scale * value for name, value in gradient.items()}
     q = p / (p - 1.0)
-    # ‖g‖_q^{q/p} = ‖g‖_q^{q−1}: dividing first keeps powers of small gradients from vanishing.
-    inverse = _inverse(global_norm(gradient.values(), q))
+    # ε does not change with the size of g: scaled to at most 1, no power of it vanishes. A constant in derivatives.
+    largest = _inverse(torch.stack([value.detach().abs().max() for value in gradient.values()]).max())
+    scaled = {name: value * largest for name, value in gradient.items()}
+    inverse = _inverse(global_norm(scaled.values(), q))
 
     def power(value: Tensor) -> Tensor:
         # At zero the power has an infinite slope for p > 2, which would spoil every derivative of ε.
         base = torch.where(value == 0, 1.0, value.abs() * inverse)
         return torch.where(value == 0, 0.0, rho * value.sign() * base.pow(q - 1.0))
 
-    return {name: power(value) for name, value in gradient.items()}
+    return {name: power(value) for name, value in scaled.items()}
 
 
 def make_perturbation(name: str, rho: float, p: float = 2.0) -> PerturbationFunction:

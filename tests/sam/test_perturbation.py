@@ -55,6 +55,12 @@ def test_vanishing_gradient_gives_zero_perturbation(p, size):
     assert torch.equal(epsilon["w"], torch.zeros(3))
 
 
+def test_small_gradients_keep_the_radius_in_single_precision():
+    gradient = {"w": torch.tensor([1e-9, -2e-9])}  # to the sixth power, nothing of them is left
+    epsilon = sam_perturbation({}, gradient, rho=0.1, p=1.2)
+    assert float(global_norm(epsilon.values(), 1.2)) == pytest.approx(0.1, rel=1e-5)
+
+
 def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match="sharp"):
         make_perturbation("sharp", 0.1)
