@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from auditor.errors import InputError
+from auditor.methods import METHODS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -222,14 +223,20 @@ class Replay(Section):
     """Largest relative difference to a recorded checkpoint before replay is refused."""
 
 
-Method = Literal["replay", "gif", "loss", "margin", "aum"]
-"""Columns that can be scored; see `docs/concepts.md` for what each means."""
+def _known(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"expected one of {', '.join(METHODS)}")
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": list(METHODS)})]
+"""A score; see `docs/concepts.md` for what each means."""
 
 
 class Score(Section):
     """Which scores to give every training sample."""
 
-    methods: Annotated[list[Method], Field(min_length=1)] = ["gif", "loss", "margin", "aum"]
+    methods: Annotated[list[MethodName], Field(min_length=1)] = ["gif", "loss", "margin", "aum"]
     """Score columns to write."""
     checkpoints: Annotated[int, Field(ge=1)] | None = None
     """Use this many of the recorded checkpoints, spread evenly; all of them by default."""
@@ -240,7 +247,7 @@ class Score(Section):
 class Report(Section):
     """What is ranked, flagged and shown."""
 
-    rank_by: Method = "gif"
+    rank_by: MethodName = "gif"
     """The score that orders the report."""
     flagged: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Largest share of the training rows to flag; only samples whose removal is predicted to help are flagged."""

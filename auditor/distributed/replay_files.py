@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
+from auditor.distributed.row_scores import write_row_scores
 from auditor.distributed.sweep import Sweep
 from auditor.storage import RunFolder
 
-INFLUENCE_FILE = "replay/influence.parquet"
 REPLAY_FILE = "replay/replay.json"
 
 
@@ -37,12 +33,6 @@ class Replay:
 
 def write_replay(run: RunFolder, sweep: Sweep) -> None:
     """Keep what a sweep found; replay.json last, since it declares the rest complete."""
-    rows = pa.array(np.arange(len(sweep.influence)), pa.int32())
-    run.write_table(INFLUENCE_FILE, pa.table({"row": rows, "influence": sweep.influence}))
+    write_row_scores(run, "replay", {"replay": sweep.influence})
     found = Replay(sweep.first_step, sweep.predictability, {str(step): value for step, value in sweep.drift.items()})
     run.write_json(REPLAY_FILE, asdict(found))
-
-
-def read_influence(run: RunFolder) -> NDArray[np.float64]:
-    """Influence of every training row by replay, [rows]."""
-    return np.asarray(run.read_table(INFLUENCE_FILE)["influence"].to_numpy())

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import torch
+from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 
 from auditor.config import Config, parse_config
@@ -18,7 +19,8 @@ from auditor.distributed.cluster import worker_resources
 from auditor.distributed.loop import dtype_of, new_model
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
-from auditor.influence import gif_scores, sample_logits
+from auditor.influence import derivatives_along, sample_logits
+from auditor.methods import METHODS, base, in_order
 from auditor.progress import Progress, Watch
 from auditor.sam import Network
 from auditor.sam.step import margin
@@ -108,13 +110,15 @@ class Scorer:
         found: ScoringInputs = ray.get(prepared)
         self.final = found.final.to(self.device)
         self.directions = [direction.to(self.device) for direction in found.directions]
-        self.exposures = found.exposures
-        self.area_under_margin = found.area_under_margin
-        self.replayed = found.replayed
+        self.weights = {
+            column: torch.as_tensor(weights, device=self.device) for column, weights in found.weights.items()
+        }
+        self.known = found.known
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one batch: one row in, one row out."""
         rows = batch["row"].to_numpy()
+        indices = torch.from_numpy(rows.astype(np.int64)).to(self.device)
         inputs = inputs_of_batch(batch[_inputs_column(self.dataset)], self.dataset, dtype_of(self.config))
         inputs = inputs.to(self.device)
         labels = torch.as_tensor(batch["label"].to_numpy().astype(np.int64), device=self.device)
@@ -123,22 +127,22 @@ class Scorer:
             logits = sample_logits(self.network, self.final, inputs)
             probabilities, suggested = logits.softmax(dim=1).max(dim=1)
         columns: dict[str, Any] = {"sample_id": batch["sample_id"], "label": batch["label"]}
-        if "replay" in methods:
-            columns["replay"] = self.replayed[rows]
-        if "gif" in methods:
-            exposures = torch.as_tensor(self.exposures[rows], device=self.device)
-            columns["gif"] = gif_scores(self.network, self.directions, exposures, inputs, labels).cpu().numpy()
+        derivatives = derivatives_along(self.network, self.directions, inputs, labels)
+        scores: dict[str, NDArray[np.floating]] = {column: values[rows] for column, values in self.known.items()}
+        for column, weights in self.weights.items():
+            scores[column] = (weights[indices] * derivatives).sum(dim=1).cpu().numpy()
         if "loss" in methods:
             losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-            columns["loss"] = losses.float().cpu().numpy()
+            scores["loss"] = losses.cpu().numpy()
         if "margin" in methods:
-            columns["margin"] = margin(logits, labels).float().cpu().numpy()
-        if "aum" in methods:
-            columns["aum"] = self.area_under_margin[rows].astype(np.float32)
+            scores["margin"] = margin(logits, labels).cpu().numpy()
+        for column in in_order(scores):
+            kind = np.float64 if METHODS[base(column)].predicts else np.float32
+            columns[column] = scores[column].astype(kind)
         columns["suggested_label"] = suggested.int().cpu().numpy()
         columns["suggested_probability"] = probabilities.float().cpu().numpy()
         scored = pa.table(columns, metadata={b"auditor.format_version": str(FORMAT_VERSION).encode()})
-        _refuse_not_finite(scored, methods)
+        _refuse_not_finite(scored)
         return scored
 
 
@@ -196,8 +200,8 @@ def _reserved(config: Config) -> dict[str, Any]:
     return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU")}
 
 
-def _refuse_not_finite(scored: pa.Table, methods: list[Any]) -> None:
-    for method in methods:
+def _refuse_not_finite(scored: pa.Table) -> None:
+    for method in in_order(scored.column_names):
         broken = pc.invert(pc.is_finite(scored[method]))
         if pc.any(broken).as_py():
             sample = scored.filter(broken)["sample_id"][0].as_py()

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from auditor.config import Config
-from auditor.distributed.replay_files import read_influence
+from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import Direction, Point, effective_steps, evaluate, gif_direction, nearest_checkpoints
+from auditor.methods import base
 from auditor.storage import RunFolder
 
 _CPU = torch.device("cpu")
@@ -25,13 +26,11 @@ class ScoringInputs:
     final: Point
     """θ_T with its statistics."""
     directions: tuple[Direction, ...]
-    """One a checkpoint that GIF uses; empty when GIF is not asked for."""
-    exposures: NDArray[np.float64]
-    """W [rows, directions]."""
-    area_under_margin: NDArray[np.float64]
-    """[rows]; NaN where the ledger holds no signals."""
-    replayed: NDArray[np.float64]
-    """Influence by replay, [rows]; empty when it is not asked for."""
+    """What per-sample gradients are multiplied with."""
+    weights: dict[str, NDArray[np.float64]]
+    """W [rows, directions] by score column: the column is Σ_d W[k, d] ⟨∇l_k(θ_d), v_d⟩."""
+    known: dict[str, NDArray[np.float64]]
+    """[rows] by score column: what whole-training computations and the ledger have given already."""
     evaluation: dict[str, Any]
     """Contents of evaluation.json."""
 
@@ -51,13 +50,19 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
         StageError: Training has not ended.
     """
     trained = TrainedRun(config, run, device)
-    directions, exposures = _gif(trained) if "gif" in config.score.methods else ((), np.zeros((len(trained.train), 0)))
+    methods = config.score.methods
+    directions: tuple[Direction, ...] = ()
+    weights = {}
+    if "gif" in methods:
+        directions, weights["gif"] = _gif(trained)
+    known = {name: values for name, values in read_row_scores(run).items() if base(name) in methods}
+    if "aum" in methods:
+        known["aum"] = trained.reader.area_under_margin()
     return ScoringInputs(
         final=trained.point(trained.manifest.steps).to(_CPU),
         directions=directions,
-        exposures=exposures,
-        area_under_margin=trained.reader.area_under_margin(),
-        replayed=read_influence(run) if "replay" in config.score.methods else np.empty(0),
+        weights=weights,
+        known=known,
         evaluation=_evaluation(trained),
     )
 

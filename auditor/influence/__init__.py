@@ -1,8 +1,8 @@
 """Influence in pure torch, under any launcher."""
 
-from auditor.influence.directional import Direction, Point, directional_derivatives, sample_logits
+from auditor.influence.directional import Direction, Point, derivatives_along, directional_derivatives, sample_logits
 from auditor.influence.effective_step import effective_steps, nearest_checkpoints
-from auditor.influence.gif import gif_direction, gif_scores
+from auditor.influence.gif import gif_direction
 from auditor.influence.query import Evaluated, evaluate, query_gradient
 from auditor.influence.statistics import PreciseStatistics, fold, with_running
 
@@ -11,12 +11,12 @@ __all__ = [
     "Evaluated",
     "Point",
     "PreciseStatistics",
+    "derivatives_along",
     "directional_derivatives",
     "effective_steps",
     "evaluate",
     "fold",
     "gif_direction",
-    "gif_scores",
     "nearest_checkpoints",
     "query_gradient",
     "sample_logits",

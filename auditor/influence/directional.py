@@ -7,7 +7,7 @@ so a sample's number does not depend on which other samples share its batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +91,22 @@ def directional_derivatives(
             losses, (point.parameters, point.statistics), (direction.parameters, direction.statistics)
         )
     return value, derivative
+
+
+def derivatives_along(network: Network, directions: Sequence[Direction], inputs: Tensor, labels: Tensor) -> Tensor:
+    """⟨∇l_k(θ_d), v_d⟩ for every sample and direction: one dual forward pass each.
+
+    Args:
+        network: The model.
+        directions: Points and tangents.
+        inputs: [m, ...], not augmented.
+        labels: [m].
+
+    Returns:
+        [m, directions], in float64: influence is a weighted sum over the directions.
+    """
+    found = [directional_derivatives(network, direction, inputs, labels)[1].double() for direction in directions]
+    return torch.stack(found, dim=1) if found else torch.zeros(len(labels), 0, dtype=torch.float64)
 
 
 def _to(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:

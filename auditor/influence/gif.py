@@ -9,12 +9,11 @@ Positive: the sample helps. GIF drops the curvature between step t and the end: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
-from auditor.influence.directional import Direction, directional_derivatives
+from auditor.influence.directional import Direction
 from auditor.influence.statistics import PreciseStatistics
 from auditor.sam.network import Network
 from auditor.sam.perturbation import PerturbationFunction, Tensors
@@ -42,7 +41,7 @@ def gif_direction(
         gradient: ∇f(θ_T).
 
     Returns:
-        What `gif_scores` needs of this checkpoint.
+        The direction whose per-sample derivatives GIF sums, weighted by W.
     """
     mean = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
     for batch in batches:
@@ -52,29 +51,3 @@ def gif_direction(
     epsilon = perturbation(state.parameters, mean)
     perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
     return Direction.along(precise, perturbed, state.buffers, gradient)
-
-
-def gif_scores(
-    network: Network,
-    directions: Sequence[Direction],
-    exposures: Tensor,
-    inputs: Tensor,
-    labels: Tensor,
-) -> Tensor:
-    """SAM-GIF influence of a batch of training samples: one dual forward pass a checkpoint.
-
-    Args:
-        network: The model.
-        directions: One a checkpoint, see `gif_direction`.
-        exposures: W [m, checkpoints].
-        inputs: [m, ...], not augmented.
-        labels: [m].
-
-    Returns:
-        influence [m], in float64, in nats of the query's mean loss.
-    """
-    total = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
-    for index, direction in enumerate(directions):
-        _, derivatives = directional_derivatives(network, direction, inputs, labels)
-        total += exposures[:, index] * derivatives.double()
-    return total

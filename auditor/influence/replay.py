@@ -31,6 +31,20 @@ from auditor.sam.step import MicroBatch, State, StepSettings, sgd_step
 
 
 @dataclass(frozen=True)
+class Pullback:
+    """What the cotangent v of one micro-batch's gradient at θ + ε becomes, in two parts."""
+
+    direct: Tensors
+    """Toward θ with ε held: h = H(θ + ε) v."""
+    through: Tensors
+    """Toward θ through ε itself: p + h'."""
+    direct_weights: Tensor
+    """a / m: toward the samples' weights with ε held, [m]."""
+    through_weights: Tensor
+    """b / m: toward the samples' weights through ε, [m]."""
+
+
+@dataclass(frozen=True)
 class Cotangent:
     """The derivative of f in a state: how much f moves with the parameters and with the momentum there."""
 
@@ -74,10 +88,10 @@ def step_pullback(
     sums = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
     weights = []
     for batch in batches:
-        moved, weight = micro_batch_pullback(network, state.parameters, state.buffers, batch, perturbation, toward)
-        for name, value in moved.items():
-            sums[name] += value
-        weights.append(weight / total)
+        found = micro_batch_pullback(network, state.parameters, state.buffers, batch, perturbation, toward)
+        for name in sums:
+            sums[name] += found.direct[name] + found.through[name]
+        weights.append((found.direct_weights + found.through_weights) / total)
     sums = all_reduce(sums)
     parameters = {name: before.parameters[name] + value / total for name, value in sums.items()}
     return Cotangent(parameters, before.momentum), weights
@@ -90,7 +104,7 @@ def micro_batch_pullback(
     batch: MicroBatch,
     perturbation: PerturbationFunction,
     toward: Tensors,
-) -> tuple[Tensors, Tensor]:
+) -> Pullback:
     """Pull the cotangent v of one micro-batch's gradient at θ + ε back to θ and to the samples' weights.
 
     Args:
@@ -102,7 +116,7 @@ def micro_batch_pullback(
         toward: v.
 
     Returns:
-        (h + p + h', of the parameters' names and shapes; (a + b) / m, [m]).
+        Its parts toward θ, of the parameters' names and shapes, and toward the weights.
     """
     first = _Pass(network, parameters, buffers, batch)
 
@@ -114,8 +128,8 @@ def micro_batch_pullback(
     curved, direct = _Pass(network, perturbed, buffers, batch).along(toward)
     through_parameters, through_gradient = pull(curved)
     bent, indirect = first.along(through_gradient)
-    moved = {name: curved[name] + through_parameters[name] + bent[name] for name in curved}
-    return moved, direct + indirect
+    through = {name: through_parameters[name] + bent[name] for name in bent}
+    return Pullback(curved, through, direct, indirect)
 
 
 class _Pass:

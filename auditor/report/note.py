@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from auditor.report.ranking import INFLUENCE_METHODS
+from auditor.methods import METHODS, base
 from auditor.report.summary import Summary, caveat, verdict
 from auditor.report.tracking_store import clip
 
@@ -21,7 +21,7 @@ def note(summary: Summary, report_page: str, model_uri: str | None) -> str:
         model_uri: The logged model, if it can be loaded.
     """
     first, *others = verdict(summary)
-    influence = summary.rank_by in INFLUENCE_METHODS
+    influence = METHODS[base(summary.rank_by)].predicts
     lines = [
         f"**{first}** Open [report.html]({report_page}) first: it shows the samples. All of them, the most harmful "
         "first, are in ranked.csv and ranked.parquet under Artifacts.",

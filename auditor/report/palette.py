@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from auditor.methods import METHODS, base
+
 PAGE = "#ffffff"
 INK = "#1d2433"
 FAINT = "#667085"
@@ -13,5 +15,11 @@ PURPLE = "#7c4dca"
 RED = "#c8324a"
 MAGENTA = "#a8327d"
 
-METHODS = {"replay": MAGENTA, "gif": BLUE, "loss": ORANGE, "margin": TEAL, "aum": PURPLE}
-"""One colour a method, the same in every figure."""
+_METHODS = {"replay": MAGENTA, "gif": BLUE, "loss": ORANGE, "margin": TEAL, "aum": PURPLE, "random": FAINT}
+_OTHERS = ("#8a6d00", "#3d7d2c", "#0b7fab", "#b0503c", "#5b6abf", "#96507f", "#4f7a75", "#7d6a55", "#4c4f9e", "#b3277a")
+
+
+def colour(column: str) -> str:
+    """One colour a method, the same in every figure; a method's variants share it."""
+    method = base(column)
+    return _METHODS.get(method) or _OTHERS[list(METHODS).index(method) % len(_OTHERS)]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from auditor.methods import METHODS, base
 from auditor.report.curves import TrainingCurves
 from auditor.report.detection import Detection
-from auditor.report.palette import BLUE, FAINT, INK, METHODS, ORANGE, PAGE, PURPLE, RED, TEAL
-from auditor.report.ranking import INFLUENCE_METHODS, Ranking
+from auditor.report.palette import BLUE, FAINT, INK, ORANGE, PAGE, PURPLE, RED, TEAL, colour
+from auditor.report.ranking import Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,9 +69,9 @@ def scores(figure: Figure, ranking: Ranking) -> None:
         harm = np.clip(harm, low, high)
         edges = np.linspace(low, high, 41) if high > low else np.array([low - 0.5, low + 0.5])
         if wrong is None:
-            axes.hist(harm, bins=edges, color=METHODS[method])
+            axes.hist(harm, bins=edges, color=colour(method))
         else:
-            axes.hist(harm[~wrong], bins=edges, color=METHODS[method], alpha=0.75)
+            axes.hist(harm[~wrong], bins=edges, color=colour(method), alpha=0.75)
             axes.hist(
                 harm[wrong], bins=edges, histtype="step", color=RED, linewidth=1.6, label="labels known to be wrong"
             )
@@ -79,7 +80,7 @@ def scores(figure: Figure, ranking: Ranking) -> None:
         axes.yaxis.set_minor_formatter(lambda _value, _position: "")
         axes.set_ylim(bottom=0.6)
         axes.locator_params(axis="x", nbins=4)
-        axes.set_title(f"harm by {method}" if method in INFLUENCE_METHODS else f"suspicion by {method}")
+        axes.set_title(f"harm by {method}" if METHODS[base(method)].predicts else f"suspicion by {method}")
     panels[0].set_ylabel("samples")
     if wrong is not None and wrong.any():
         handles, labels = panels[0].get_legend_handles_labels()
@@ -93,7 +94,7 @@ def detection(figure: Figure, detection: dict[str, Detection]) -> None:
         shares = np.linspace(0, 1, len(found.curve))
         keep = np.unique(np.linspace(0, len(shares) - 1, 2000).astype(int))
         label = f"{method}  (AUROC {found.auroc:.3f})"
-        axes.plot(shares[keep], found.curve[keep], color=METHODS[method], label=label)
+        axes.plot(shares[keep], found.curve[keep], color=colour(method), label=label)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":", label="random order")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)

@@ -5,22 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from auditor.config import Config, Method
+from auditor.config import Config
 from auditor.errors import StageError
+from auditor.methods import METHODS, base, in_order
 from auditor.storage import RunFolder
-
-HARM_SIGN: dict[str, float] = {"replay": -1.0, "gif": -1.0, "loss": 1.0, "margin": -1.0, "aum": -1.0}
-"""harm = sign x score: an influence is positive for a sample that helps; a suspect has a high loss and a low margin."""
-
-INFLUENCE_METHODS = frozenset({"replay", "gif"})
-"""Methods whose harm is a predicted change of validation loss, in nats; the others only say how wrong a label looks."""
 
 OWN_COLUMNS = (
     "rank",
@@ -80,7 +74,7 @@ def harm(method: str, scores: NDArray[np.floating]) -> NDArray[np.float64]:
     Returns:
         Values of the same shape; a zero is never negative, so that equal scores stay equal.
     """
-    return HARM_SIGN[method] * scores.astype(np.float64) + 0.0
+    return METHODS[base(method)].harm_sign * scores.astype(np.float64) + 0.0
 
 
 def harm_order(values: NDArray[np.float64], sample_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
@@ -113,7 +107,7 @@ def rank_samples(config: Config, run: RunFolder) -> Ranking:
     wanted = ["row", "sample_id", "label", *(["true_label"] if described["true_labels"] else []), *carried]
     train = run.read_table("dataset/train", columns=wanted)
     scores = _read_scores(run, config.report.rank_by)
-    methods = tuple(name for name in get_args(Method) if name in scores.column_names)
+    methods = in_order(scores.column_names)
     scores = _aligned(scores, train, methods, f"{run}/scores")
 
     values = harm(config.report.rank_by, np.asarray(scores[config.report.rank_by], dtype=np.float64))

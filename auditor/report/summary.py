@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from auditor.methods import METHODS, base
 from auditor.report.detection import Detection
-from auditor.report.ranking import INFLUENCE_METHODS, Ranking
+from auditor.report.ranking import Ranking
 from auditor.storage import RunFolder
 
 _UNVERIFIED = "In this run it has not been compared with real retrainings."
@@ -107,7 +108,7 @@ def summarise(ranking: Ranking, detection: Mapping[str, Detection], run: RunFold
         detection=dict(detection),
         rank_by=ranking.rank_by,
         predicted_effect=float(ranking.harm(ranking.rank_by)[flagged].sum())
-        if ranking.rank_by in INFLUENCE_METHODS
+        if METHODS[base(ranking.rank_by)].predicts
         else None,
         disagreeing=int(np.sum(flagged & (ranking.suggested != ranking.given))),
         wrong=None if wrong is None else int(wrong.sum()),

@@ -6,7 +6,8 @@ import torch
 
 from auditor.data import prepare
 from auditor.distributed.replay import check_replay, replay_on_ray
-from auditor.distributed.replay_files import Replay, read_influence
+from auditor.distributed.replay_files import Replay
+from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.sweep import sweep
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
@@ -28,7 +29,7 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ra
     assert found.drift == {"12": 0.0, "6": 0.0}
     assert Replay.read(run) == found
     alone = sweep(audit, run, torch.device("cpu"))
-    influence = read_influence(run)
+    influence = read_row_scores(run)["replay"]
     np.testing.assert_allclose(influence, alone.influence, rtol=1e-2, atol=1e-3 * np.abs(influence).max())
     assert found.predictability == pytest.approx(alone.predictability, rel=1e-3)
     assert not [name for name in run.names("", hidden=True) if name.startswith(".")]

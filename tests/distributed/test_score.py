@@ -18,7 +18,7 @@ from auditor.distributed.score import score_on_ray
 from auditor.distributed.scoring_inputs import prepare_scoring
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
-from auditor.influence import gif_scores
+from auditor.influence import derivatives_along
 from auditor.storage import RunFolder
 from tests.distributed.builders import config, train_here
 
@@ -41,8 +41,8 @@ def expected(trained):
     audit = config(trained.path, train=TRAIN)
     found, run = prepare_scoring(audit, trained, torch.device("cpu")), TrainedRun(audit, trained, torch.device("cpu"))
     inputs, labels = run.train.inputs(np.arange(ROWS)), run.train.labels
-    exposures = torch.from_numpy(found.exposures)
-    gif = gif_scores(run.network, found.directions, exposures, inputs, labels).numpy()
+    derivatives = derivatives_along(run.network, found.directions, inputs, labels).numpy()
+    gif = (found.weights["gif"] * derivatives).sum(1)
     with torch.no_grad():
         logits = run.model()(inputs)
     own = logits[torch.arange(ROWS), labels]
@@ -53,7 +53,7 @@ def expected(trained):
         "gif": gif,
         "loss": cross_entropy(logits, labels, reduction="none").numpy(),
         "margin": (own - others).numpy(),
-        "aum": found.area_under_margin,
+        "aum": found.known["aum"],
         "suggested_label": logits.argmax(1).numpy(),
         "suggested_probability": logits.softmax(1).amax(1).numpy(),
         "evaluation": found.evaluation,

@@ -206,7 +206,7 @@ def test_exposures_are_effective_steps_summed_over_the_ledger(run, found):
     for row in ledger:
         nearest = min(range(4), key=lambda index, middle=row["step"] + 0.5: abs(STEPS[index] - middle))
         expected[row["samples"], nearest] += effective_step(rates, row["step"], 0.9, 0.01) / 32
-    np.testing.assert_allclose(found.exposures, expected, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(found.weights["gif"], expected, rtol=1e-9, atol=1e-15)
 
 
 def test_area_under_margin_is_the_mean_of_the_recorded_margins(run, found):
@@ -215,7 +215,7 @@ def test_area_under_margin_is_the_mean_of_the_recorded_margins(run, found):
         margins.setdefault(row["sample"], []).append(row["margin"])
     assert sorted(margins) == list(range(300))
     expected = [np.mean(margins[sample]) for sample in range(300)]
-    np.testing.assert_allclose(found.area_under_margin, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.known["aum"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +224,12 @@ def test_area_under_margin_is_the_mean_of_the_recorded_margins(run, found):
 def test_as_many_checkpoints_are_used_as_asked_for_evenly(audit, run, found, count, steps):
     changed = config(audit.run, **CHANGES, score={"checkpoints": count})
     inputs = prepare_scoring(changed, run, CPU)
-    assert len(inputs.directions) == inputs.exposures.shape[1] == len(steps)
+    assert len(inputs.directions) == inputs.weights["gif"].shape[1] == len(steps)
     for step, direction in zip(steps, inputs.directions, strict=True):
         same = found.directions[STEPS.index(step)].point.parameters
         assert all(torch.equal(direction.point.parameters[name], value) for name, value in same.items())
     # Every step's weight goes to one checkpoint, whichever there are.
-    np.testing.assert_allclose(inputs.exposures.sum(1), found.exposures.sum(1), rtol=1e-12)
+    np.testing.assert_allclose(inputs.weights["gif"].sum(1), found.weights["gif"].sum(1), rtol=1e-12)
     assert len(inputs.evaluation["checkpoints"]) == 4
 
 
@@ -248,8 +248,8 @@ def test_without_gif_there_are_no_directions(audit, run):
     changed = config(audit.run, **CHANGES, score={"methods": ["loss", "aum"]}, report={"rank_by": "loss"})
     inputs = prepare_scoring(changed, run, CPU)
     assert inputs.directions == ()
-    assert inputs.exposures.shape == (300, 0)
-    assert inputs.replayed.shape == (0,)
+    assert inputs.weights == {}
+    assert set(inputs.known) == {"aum"}
 
 
 def test_a_training_that_has_not_ended_is_refused_with_its_step(audit, run, tmp_path):

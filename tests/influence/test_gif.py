@@ -8,10 +8,10 @@ from torch.nn.functional import cross_entropy
 from auditor.influence import (
     Point,
     PreciseStatistics,
+    derivatives_along,
     effective_steps,
     evaluate,
     gif_direction,
-    gif_scores,
     query_gradient,
     sample_logits,
 )
@@ -67,7 +67,7 @@ class Training:
                 gif_direction(self.net, self.precise, state, [self.batch(step)], 1, self.perturbation, gradient)
             )
             exposures[self.batches[step], step] = steps[step] / BATCH
-        scores = gif_scores(self.net, directions, exposures, self.inputs, self.labels)
+        scores = (exposures * derivatives_along(self.net, directions, self.inputs, self.labels)).sum(1)
         return scores, states, gradient, steps
 
 
@@ -133,7 +133,9 @@ def test_one_batch_or_many_give_the_same_scores():
     for step in range(3):
         exposures[training.batches[step], step] = steps[step] / BATCH
     parts = [
-        gif_scores(training.net, directions, exposures[rows], training.inputs[rows], training.labels[rows])
+        (
+            exposures[rows] * derivatives_along(training.net, directions, training.inputs[rows], training.labels[rows])
+        ).sum(1)
         for rows in (slice(0, 5), slice(5, ROWS))
     ]
     torch.testing.assert_close(torch.cat(parts), scores)

@@ -1,21 +1,14 @@
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.config import Method
 from auditor.errors import StageError
-from auditor.report.ranking import HARM_SIGN, harm, harm_order, rank_samples, share_count
+from auditor.report.ranking import harm, harm_order, rank_samples, share_count
 from tests.report.builders import Audit
-
-
-def test_every_method_of_the_configuration_has_an_orientation():
-    assert set(HARM_SIGN) == set(get_args(Method))
 
 
 @pytest.mark.parametrize(

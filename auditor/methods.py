@@ -1,0 +1,52 @@
+"""Every score a training sample can get: its name, which way it points, and whether it predicts anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method. A column is named after it; a variant of it, under another setting, is `name@setting`."""
+
+    name: str
+    meaning: str
+    """One line for tables and reports."""
+    predicts: bool = True
+    """Whether it is an influence: its harm is a predicted change of validation loss, in nats. The others only say how
+    wrong a label looks, or nothing."""
+    harm_sign: float = -1.0
+    """harm = sign x score: an influence is positive for a sample that helps; a suspect has a high loss or a low
+    margin."""
+
+
+_ALL = (
+    Method("replay", "exact influence: all of SAM training differentiated backwards"),
+    Method("gif", "SAM-GIF: gradients at the checkpoints, curvature dropped"),
+    Method("loss", "loss at the end of training", predicts=False, harm_sign=1.0),
+    Method("margin", "margin at the end of training", predicts=False),
+    Method("aum", "margin averaged over training (Pleiss et al. 2020)", predicts=False),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+"""By name; what can be trusted most to predict retraining comes first."""
+
+AUTO = "auto"
+"""Ranks by the method that agrees best with real retrainings, or, without any, by the first of METHODS."""
+
+
+def base(column: str) -> str:
+    """The method of a score column: `replay` for `replay@0.5`."""
+    return column.partition("@")[0]
+
+
+def is_score(column: str) -> bool:
+    """Whether a column holds the scores of a method or of a variant of one."""
+    return base(column) in METHODS
+
+
+def in_order(columns: Iterable[str]) -> tuple[str, ...]:
+    """The score columns among some names, methods in the order of METHODS, variants behind their method."""
+    place = {name: index for index, name in enumerate(METHODS)}
+    return tuple(sorted(filter(is_score, columns), key=lambda column: (place[base(column)], len(column), column)))
