@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from auditor.config import Config
-from auditor.distributed.loop import StepInputs, all_reduce, share_of
+from auditor.distributed.loop import all_reduce
+from auditor.distributed.retraining import Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence.replay import Cotangent, step_pullback
-from auditor.sam import MicroBatch, State, StepSettings, sam_step
+from auditor.sam import State
 from auditor.sam.perturbation import global_norm
 from auditor.storage import RunFolder
 from auditor.trajectory.reader import RecordedStep
@@ -67,9 +67,7 @@ class _Backwards:
     def __init__(self, trained: TrainedRun, progress: Callable[[int], None]) -> None:
         self.trained = trained
         self.progress = progress
-        self.inputs = StepInputs(trained.config, trained.train, trained.device)
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.training = Retraining(trained)
         self.cotangent = Cotangent.final(trained.validation_gradient())
         self.gradient = torch.zeros(trained.manifest.rows, dtype=torch.float64)
         self.drift: dict[int, float] = {}
@@ -103,37 +101,28 @@ class _Backwards:
             middle = len(steps) // 2
             half = state
             for step in steps[:middle]:
-                half = self._forward(half, step)
+                half = self.training.forward(half, step)
             end = self._sweep(half, steps[middle:], first_step)
             self._sweep(state, steps[:middle], first_step)
             return end
         states = [state]
         for step in steps:
-            states.append(self._forward(states[-1], step))
+            states.append(self.training.forward(states[-1], step))
         for before, step in zip(reversed(states[:-1]), reversed(steps), strict=True):
             if step.index >= first_step:
                 self._backward(before, step)
         return states[-1]
 
-    def _forward(self, state: State, step: RecordedStep) -> State:
-        trained = self.trained
-        total = trained.manifest.micro_batches
-        batches = (batch for _, batch in self._mine(step))
-        after, _, _ = sam_step(
-            trained.network, state, batches, total, trained.perturbation, self._settings(step), all_reduce
-        )
-        return after
-
     def _backward(self, state: State, step: RecordedStep) -> None:
         trained = self.trained
-        mine = list(self._mine(step))
+        mine = list(self.training.micro_batches(step))
         self.cotangent, found = step_pullback(
             trained.network,
             state,
             [batch for _, batch in mine],
             trained.manifest.micro_batches,
             trained.perturbation,
-            self._settings(step),
+            self.training.settings(step),
             self.cotangent,
             all_reduce,
         )
@@ -141,16 +130,8 @@ class _Backwards:
             rows = torch.from_numpy(step.micro_batches[index].astype(np.int64))
             self.gradient.index_add_(0, rows, weights.double().cpu())
         self.swept += 1
-        if self.rank == 0:
+        if self.training.rank == 0:
             self.progress(self.swept)
-
-    def _mine(self, step: RecordedStep) -> Iterator[tuple[int, MicroBatch]]:
-        for index in share_of(len(step.micro_batches), self.rank, self.world_size):
-            yield index, self.inputs.micro_batch(step.index, step.epoch, index, step.micro_batches[index])
-
-    def _settings(self, step: RecordedStep) -> StepSettings:
-        optimizer = self.trained.manifest.optimizer
-        return StepSettings(step.learning_rate, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
 
     def _states_that_fit(self, state: State) -> int:
         size = sum(

@@ -6,7 +6,8 @@ import torch
 
 from auditor.data import prepare
 from auditor.distributed.loop import run_training
-from auditor.distributed.sweep import Sweep, _Backwards, sweep
+from auditor.distributed.retraining import Retraining
+from auditor.distributed.sweep import Sweep, sweep
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import Point, evaluate
 from auditor.storage import RunFolder
@@ -46,12 +47,9 @@ def trained(tmp_path_factory):
 def f_with_weight(audit, row, weight):
     """Validation loss after training again with another weight for one row."""
     run = TrainedRun(audit, RunFolder(audit.run), CPU)
-    walk = _Backwards(run, lambda _: None)
-    walk.inputs.weights[row] = weight
-    state = run.reader.state(0)
-    for _, steps in run.reader.recorded_steps():
-        for step in steps:
-            state = walk._forward(state, step)
+    weights = np.ones(run.manifest.rows)
+    weights[row] = weight
+    state = Retraining(run, weights).run()
     point = Point.at(run.precise, state.parameters, state.buffers)
     return evaluate(run.network, point, run.chunks("validation")).loss
 

@@ -1,0 +1,69 @@
+"""The recorded training, step for step, run again: as it was, or with some samples masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from auditor.distributed.loop import StepInputs, all_reduce, share_of
+from auditor.distributed.trained_run import TrainedRun
+from auditor.sam import MicroBatch, State, StepSettings, sam_step
+from auditor.trajectory.reader import RecordedStep
+
+
+class Retraining:
+    """Runs recorded steps again, this worker's share of each step's micro-batches.
+
+    Args:
+        trained: The finished training.
+        weights: Of every training row, [rows]; 1 by default. A row of weight 0 keeps its place in order and batch
+            statistics, its loss is gone: it is masked.
+    """
+
+    def __init__(self, trained: TrainedRun, weights: NDArray[np.float64] | None = None) -> None:
+        self.trained = trained
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self._inputs = StepInputs(trained.config, trained.train, trained.device)
+        if weights is not None:
+            self._inputs.weights = torch.from_numpy(weights).to(self._inputs.weights.dtype)
+
+    def micro_batches(self, step: RecordedStep) -> Iterator[tuple[int, MicroBatch]]:
+        """This worker's micro-batches of a step with their indices, as they were trained on."""
+        for index in share_of(len(step.micro_batches), self.rank, self.world_size):
+            yield index, self._inputs.micro_batch(step.index, step.epoch, index, step.micro_batches[index])
+
+    def settings(self, step: RecordedStep) -> StepSettings:
+        """The base optimizer's numbers at a step."""
+        optimizer = self.trained.manifest.optimizer
+        return StepSettings(step.learning_rate, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
+
+    def forward(self, state: State, step: RecordedStep) -> State:
+        """The state after a step; collective."""
+        trained = self.trained
+        total = trained.manifest.micro_batches
+        batches = (batch for _, batch in self.micro_batches(step))
+        after, _, _ = sam_step(
+            trained.network, state, batches, total, trained.perturbation, self.settings(step), all_reduce
+        )
+        return after
+
+    def run(self, progress: Callable[[int], None] = lambda _: None) -> State:
+        """All of training from the recorded initial state; collective.
+
+        Args:
+            progress: Told the number of steps done.
+
+        Returns:
+            The final state.
+        """
+        state = self.trained.reader.state(0).to(self.trained.device)
+        for _, steps in self.trained.reader.recorded_steps():
+            for step in steps:
+                state = self.forward(state, step)
+                progress(step.index + 1)
+        return state
