@@ -32,6 +32,7 @@ from auditor.trajectory.manifest import checkpoint_folder
 
 if TYPE_CHECKING:
     from auditor.distributed.replay_files import Replay
+    from auditor.fidelity import Fidelity
     from auditor.report.tracking import Tracking
 
 log = logging.getLogger("auditor")
@@ -133,6 +134,8 @@ class Audit:
             tracking.log_dataset()
             self.train()
             self.score()
+            if self.config.verify.during_run:
+                self.verify()
             connection.close()
             summary = self.report()
             with self._timed("track"):
@@ -233,6 +236,27 @@ class Audit:
         rows = Dataset.load(self.folder).splits["train"].rows
         log.info("score: %s samples by %s", f"{rows:,}", ", ".join(self.config.score.methods))
         return rows
+
+    def verify(self) -> Fidelity:
+        """Train again without chosen samples and judge every method by it; retrainings that are done are kept.
+
+        Raises:
+            StageError: Training has not ended, scores are missing, or retraining gave up.
+        """
+        from auditor.fidelity.verification import planned, result_file, verified
+
+        if not self._scored:
+            self.score()
+        removals = planned(self.config, self.folder)
+        if not all(self.folder.exists(result_file(removal)) for removal in removals):
+            from auditor.distributed.cluster import cluster
+            from auditor.distributed.retrain import retrain_on_ray
+
+            with cluster(self.config.resources, self._verbose), self._timed("verify"):
+                retrain_on_ray(self.config, self.folder, removals)
+        found = verified(self.folder, removals)
+        log.info("verify: %d retrainings without chosen samples", len(removals) - 1)
+        return found
 
     def report(self) -> Summary:
         """Rank the scored samples and write report/, over an earlier one.

@@ -18,6 +18,7 @@ import click
 from auditor.audit import Audit
 from auditor.config import load_config
 from auditor.errors import InputError, StageError
+from auditor.fidelity.words import fidelity_table
 from auditor.plan import Plan
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
@@ -108,6 +109,20 @@ def score(request: Request) -> None:
     rows = request.audit.score()
     if request.as_json:
         _print_json({"rows": rows, "methods": request.audit.config.score.methods})
+
+
+@stage
+def verify(request: Request) -> None:
+    """Train again without chosen samples and show how well each method predicted what happened.
+
+    Example: auditor verify docs/examples/digits.yaml --set verify.leave_one_out=60 --set verify.subsets=100
+    """
+    found = request.audit.verify()
+    if request.as_json:
+        _print_json(dataclasses.asdict(found))
+        return
+    for line in fidelity_table(found):
+        click.echo(line)
 
 
 @stage

@@ -244,6 +244,19 @@ class Score(Section):
     """Rows a scoring pass."""
 
 
+class Verify(Section):
+    """Real retrainings without chosen samples, which show how far the scores can be trusted."""
+
+    during_run: bool = True
+    """Whether `auditor run` verifies; `auditor verify` does in any case."""
+    leave_one_out: Annotated[int, Field(ge=0)] = 12
+    """Retrainings without a single sample: most harmful, most helpful and random ones in turn."""
+    subsets: Annotated[int, Field(ge=0)] = 12
+    """Retrainings without a random subset, for each drop rate."""
+    drop_rates: list[Annotated[float, Field(gt=0, lt=1)]] = [0.05]
+    """Shares of the training rows that the random subsets leave out."""
+
+
 class Report(Section):
     """What is ranked, flagged and shown."""
 
@@ -277,6 +290,8 @@ class Resources(Section):
     """CPUs, and threads, of each worker and actor."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs of each worker and actor."""
+    retrainers: PositiveInt | None = None
+    """Retrainings of a verification at a time; by default as many as the cluster has room for."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker failures after which training gives up."""
     wait_seconds: Annotated[float, Field(ge=0)] = 300
@@ -304,6 +319,8 @@ class Config(Section):
     """Exact influence."""
     score: Score = Score()
     """Scoring."""
+    verify: Verify = Verify()
+    """Verification."""
     report: Report = Report()
     """Report."""
     mlflow: MLflow = MLflow()
@@ -378,6 +395,7 @@ _FREE = (
     "run",
     "resources.",
     "mlflow.",
+    "verify.",
     "report.",
     "data.cache_gib",
     "evaluation.batch_size",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class Method:
@@ -39,6 +42,19 @@ AUTO = "auto"
 def base(column: str) -> str:
     """The method of a score column: `replay` for `replay@0.5`."""
     return column.partition("@")[0]
+
+
+def harm(column: str, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Turn scores so that a larger value is a more harmful (or more suspicious) sample.
+
+    Args:
+        column: Name of the score column.
+        scores: Its values, any shape.
+
+    Returns:
+        Values of the same shape; a zero is never negative, so that equal scores stay equal.
+    """
+    return METHODS[base(column)].harm_sign * scores.astype(np.float64) + 0.0
 
 
 def is_score(column: str) -> bool:

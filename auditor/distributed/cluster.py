@@ -32,7 +32,7 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
+    address = _address(resources)
     if not verbose:
         _hush()
     options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
@@ -55,6 +55,15 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def is_own_cluster(resources: Resources) -> bool:
+    """Whether the cluster is a local one that was started for this audit."""
+    return _address(resources) is None
+
+
+def _address(resources: Resources) -> str | None:
+    return resources.ray_address or os.environ.get("RAY_ADDRESS")
 
 
 def _reach(address: str) -> None:

@@ -33,6 +33,7 @@ class Replay:
 
 def write_replay(run: RunFolder, sweep: Sweep) -> None:
     """Keep what a sweep found; replay.json last, since it declares the rest complete."""
-    write_row_scores(run, "replay", {"replay": sweep.influence})
+    shorter = {f"replay@{horizon:g}": influence for horizon, influence in sweep.shorter.items()}
+    write_row_scores(run, "replay", {"replay": sweep.influence, **shorter})
     found = Replay(sweep.first_step, sweep.predictability, {str(step): value for step, value in sweep.drift.items()})
     run.write_json(REPLAY_FILE, asdict(found))

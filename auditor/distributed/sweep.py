@@ -20,6 +20,9 @@ from auditor.sam.perturbation import global_norm
 from auditor.storage import RunFolder
 from auditor.trajectory.reader import RecordedStep
 
+SHORTER_HORIZONS = (0.75, 0.5, 0.25, 0.1)
+"""Shares of training after which a sweep notes what it has found so far."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -33,6 +36,8 @@ class Sweep:
     """‖λ_0‖ / ‖λ_T‖: how much the cotangent grew on its way back; large where training is chaotic."""
     first_step: int
     """The first step that was swept; later than 0 with a horizon."""
+    shorter: dict[float, NDArray[np.float64]]
+    """[rows] by shorter horizon: the influence through the last share of training alone, met on the way."""
 
 
 def sweep(
@@ -72,11 +77,12 @@ class _Backwards:
         self.gradient = torch.zeros(trained.manifest.rows, dtype=torch.float64)
         self.drift: dict[int, float] = {}
         self.swept = 0
+        self.passed: dict[float, torch.Tensor] = {}
 
     def go(self) -> Sweep | str:
-        manifest, replay = self.trained.manifest, self.trained.config.replay
+        replay = self.trained.config.replay
         began = float(global_norm(self.cotangent.parameters.values()))
-        first_step = round((1.0 - replay.horizon) * manifest.steps)
+        first_step = self._first_step(replay.horizon)
         for segment, steps in self.trained.reader.recorded_steps(backwards=True):
             if segment.end_step <= first_step:
                 break
@@ -90,10 +96,13 @@ class _Backwards:
                     f"{self.drift[segment.end_step]:.1e}, more than replay.tolerance {replay.tolerance:.1e}"
                 )
         grown = float(global_norm(self.cotangent.parameters.values())) / began
-        total = all_reduce({"gradient": self.gradient.to(self.trained.device)})["gradient"]
-        if not (math.isfinite(grown) and bool(total.isfinite().all())):
+        found = {"all": self.gradient, **{str(horizon): value for horizon, value in self.passed.items()}}
+        total = all_reduce({name: value.to(self.trained.device) for name, value in found.items()})
+        if not (math.isfinite(grown) and bool(total["all"].isfinite().all())):
             return "replay overflowed on its way back: this training is too chaotic to be differentiated"
-        return Sweep(-total.cpu().numpy(), self.drift, grown, first_step)
+        influence = {name: -value.cpu().numpy() for name, value in total.items()}
+        shorter = {horizon: influence[str(horizon)] for horizon in self.passed}
+        return Sweep(influence["all"], self.drift, grown, first_step, shorter)
 
     def _sweep(self, state: State, steps: list[RecordedStep], first_step: int) -> State:
         """Sweep some neighbouring steps whose first one starts from `state`; returns the state after the last."""
@@ -129,9 +138,15 @@ class _Backwards:
         for (index, _), weights in zip(mine, found, strict=True):
             rows = torch.from_numpy(step.micro_batches[index].astype(np.int64))
             self.gradient.index_add_(0, rows, weights.double().cpu())
+        for horizon in SHORTER_HORIZONS:
+            if horizon < self.trained.config.replay.horizon and step.index == self._first_step(horizon):
+                self.passed[horizon] = self.gradient.clone()
         self.swept += 1
         if self.training.rank == 0:
             self.progress(self.swept)
+
+    def _first_step(self, horizon: float) -> int:
+        return round((1.0 - horizon) * self.trained.manifest.steps)
 
     def _states_that_fit(self, state: State) -> int:
         size = sum(

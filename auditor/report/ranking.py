@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.errors import StageError
-from auditor.methods import METHODS, base, in_order
+from auditor.methods import harm, in_order
 from auditor.storage import RunFolder
 
 OWN_COLUMNS = (
@@ -62,19 +62,6 @@ class Ranking:
     def harm(self, method: str) -> NDArray[np.float64]:
         """Harm by one method, in the order of the table."""
         return harm(method, np.asarray(self.table[method], dtype=np.float64))
-
-
-def harm(method: str, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Turn scores so that a larger value is a more harmful (or more suspicious) sample.
-
-    Args:
-        method: Name of the score column.
-        scores: Its values, any shape.
-
-    Returns:
-        Values of the same shape; a zero is never negative, so that equal scores stay equal.
-    """
-    return METHODS[base(method)].harm_sign * scores.astype(np.float64) + 0.0
 
 
 def harm_order(values: NDArray[np.float64], sample_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:

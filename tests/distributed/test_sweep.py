@@ -62,6 +62,17 @@ def test_influence_equals_finite_differences_of_whole_recorded_trainings(trained
     assert found.influence[row] == pytest.approx(-numeric, rel=1e-5, abs=1e-9)
 
 
+def test_a_shorter_horizon_is_what_a_sweep_of_that_length_finds(trained):
+    run = RunFolder(trained.run)
+    whole = sweep(trained, run, CPU)
+    assert set(whole.shorter) == {0.75, 0.5, 0.25, 0.1}
+    for horizon in (0.75, 0.5):
+        settings = trained.replay.model_copy(update={"horizon": horizon})
+        short = sweep(trained.model_copy(update={"replay": settings}), run, CPU)
+        np.testing.assert_array_equal(whole.shorter[horizon], short.influence)
+        assert max(short.shorter) < horizon
+
+
 def test_states_computed_again_equal_the_recorded_ones_bit_for_bit(trained):
     found = sweep(trained, RunFolder(trained.run), CPU)
     assert found.drift == {4: 0.0, 9: 0.0}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditor.errors import StageError
-from auditor.report.ranking import harm, harm_order, rank_samples, share_count
+from auditor.methods import harm
+from auditor.report.ranking import harm_order, rank_samples, share_count
 from tests.report.builders import Audit
 
 

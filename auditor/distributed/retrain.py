@@ -1,0 +1,99 @@
+"""Masked retrainings on a pool of Ray actors, each result kept as soon as it is there."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.util import ActorPool
+
+from auditor.config import Config, parse_config
+from auditor.distributed.cluster import is_own_cluster, worker_resources
+from auditor.distributed.retraining import Retraining
+from auditor.distributed.trained_run import TrainedRun
+from auditor.errors import StageError
+from auditor.fidelity import Removal
+from auditor.fidelity.verification import result_file
+from auditor.influence import Point, evaluate
+from auditor.progress import Progress
+from auditor.storage import RunFolder
+
+
+def retrain_on_ray(config: Config, run: RunFolder, removals: Sequence[Removal]) -> None:
+    """Run the recorded training again without chosen samples, many at a time on the connected Ray cluster.
+
+    Args:
+        config: The audit.
+        run: Its run folder, training complete; gets one file a retraining, and those that are there are left alone.
+        removals: What to leave out.
+
+    Raises:
+        StageError: Actors died more often than `resources.max_failures`, or a retraining failed.
+    """
+    missing = {removal.key: removal for removal in removals if not run.exists(result_file(removal))}
+    if not missing:
+        return
+    asked = worker_resources(config.resources)
+    actor: Any = ray.remote(
+        num_cpus=asked["CPU"],
+        num_gpus=asked.get("GPU", 0),
+        max_restarts=config.resources.max_failures,
+        max_task_retries=config.resources.max_failures,
+    )(Retrainer)
+    places = min(_places(config, asked), len(missing))
+    pool = ActorPool([actor.remote(config.model_dump(mode="json"), run.uri) for _ in range(places)])
+    try:
+        with Progress("verify", len(removals), "retrainings", len(removals) - len(missing)) as bar:
+            done = pool.map_unordered(lambda one, removal: one.without.remote(removal), list(missing.values()))
+            for removal, found in done:
+                run.write_json(result_file(removal), found)
+                bar.advance(1)
+    except ray.exceptions.RayError as error:
+        raise StageError(f"verify gave up: {str(error).strip().splitlines()[-1]}") from error
+
+
+class Retrainer:
+    """An actor that trains again and again, each time without some samples.
+
+    Args:
+        settings: The configuration, as plain values.
+        uri: The run folder.
+    """
+
+    def __init__(self, settings: dict[str, Any], uri: str) -> None:
+        config = parse_config(settings)
+        torch.set_num_threads(config.resources.cpus_per_worker)
+        device = torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
+        self.trained = TrainedRun(config, RunFolder(uri), device)
+
+    def without(self, removal: Removal) -> tuple[Removal, dict[str, Any]]:
+        """Train with the rows masked; returns the removal and what its file will hold."""
+        began = time.monotonic()
+        weights = np.ones(self.trained.manifest.rows)
+        weights[list(removal.rows)] = 0.0
+        state = Retraining(self.trained, weights).run()
+        point = Point.at(self.trained.precise, state.parameters, state.buffers)
+        measured = evaluate(self.trained.network, point, self.trained.chunks("validation"))
+        return removal, {
+            "rows": list(removal.rows),
+            "loss": measured.loss if math.isfinite(measured.loss) else None,
+            "accuracy": measured.accuracy,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+
+
+def _places(config: Config, asked: dict[str, float]) -> int:
+    """Retrainings at a time."""
+    if config.resources.retrainers is not None:
+        return config.resources.retrainers
+    if is_own_cluster(config.resources):
+        # A cluster of our own counts more CPUs than there are: see `cluster`.
+        return max(1, (os.cpu_count() or 1) // config.resources.cpus_per_worker)
+    there = ray.cluster_resources()
+    return max(1, min(int(there.get(name, 0.0) // amount) for name, amount in asked.items()))

@@ -1,0 +1,93 @@
+"""Which samples to train without, so that predicted effects can be compared with real ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor import counters
+
+Kind = Literal["none", "one", "subset", "harmful"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One retraining: everything as recorded, the loss of these rows left out."""
+
+    kind: Kind
+    """`none`: the recorded training itself; `one`: a single sample; `subset`: a random share of all samples;
+    `harmful`: the samples called most harmful, together."""
+    rows: tuple[int, ...]
+    """Ascending."""
+    share: float = 0.0
+    """Of the training rows; 0 for none and one."""
+    chooses: bool = False
+    """Whether it belongs to the half that chooses methods and settings; the other half judges them."""
+
+    @property
+    def key(self) -> str:
+        """Names the retraining by what is left out, so that it is never done twice."""
+        return hashlib.blake2b(np.array(self.rows, dtype="<i4").tobytes(), digest_size=12).hexdigest()
+
+
+def plan_removals(
+    influence: NDArray[np.float64] | None,
+    rows: int,
+    ones: int,
+    subsets: int,
+    shares: Sequence[float],
+    harmful: float,
+    seed: int,
+) -> list[Removal]:
+    """The retrainings of a verification. More of a kind begin with the same ones, so that none is wasted.
+
+    Args:
+        influence: The score to look for harmful and helpful samples with, [rows]; None for random ones only.
+        rows: Training rows.
+        ones: How many single samples: most harmful, most helpful and random ones in turn.
+        subsets: How many random subsets of each share.
+        shares: Shares of the training rows to leave out.
+        harmful: Share of the training rows to leave out together, most harmful first; only harmful ones are.
+        seed: Of the audit.
+
+    Returns:
+        The recorded training first, then the harmful, the single ones, the subsets.
+    """
+    planned = [Removal("none", ())]
+    if influence is not None and harmful:
+        order = np.argsort(influence, kind="stable")[: max(1, round(harmful * rows))]
+        if len(worst := order[influence[order] < 0]):
+            planned.append(Removal("harmful", _ascending(worst), len(worst) / rows))
+    # Triples of one harmful, one helpful and one random sample go to the two halves in turn.
+    for index, row in enumerate(_singles(influence, rows, min(ones, rows), seed)):
+        planned.append(Removal("one", (row,), chooses=(index // 3) % 2 == 0))
+    for share in shares:
+        size = min(max(1, round(share * rows)), rows - 1)
+        for index in range(subsets):
+            drawn = counters.permutation("verify.subset", rows, seed, index, round(1e6 * share))[:size]
+            planned.append(Removal("subset", _ascending(drawn), share, chooses=index % 2 == 0))
+    return planned
+
+
+def _singles(influence: NDArray[np.float64] | None, rows: int, count: int, seed: int) -> list[int]:
+    drawn = counters.permutation("verify.one", rows, seed)
+    queues = [iter(drawn)]
+    if influence is not None:
+        order = np.argsort(influence, kind="stable")
+        queues = [iter(order), iter(order[::-1]), iter(drawn)]
+    chosen: dict[int, None] = {}
+    turn = 0
+    while len(chosen) < count:
+        row = next(int(row) for row in queues[turn % len(queues)] if int(row) not in chosen)
+        chosen[row] = None
+        turn += 1
+    return list(chosen)
+
+
+def _ascending(rows: NDArray[np.integer]) -> tuple[int, ...]:
+    return tuple(sorted(int(row) for row in rows))
