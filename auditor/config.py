@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from auditor.errors import InputError
-from auditor.methods import METHODS
+from auditor.methods import AUTO, METHODS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -236,7 +236,7 @@ MethodName = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": list
 class Score(Section):
     """Which scores to give every training sample."""
 
-    methods: Annotated[list[MethodName], Field(min_length=1)] = ["gif", "loss", "margin", "aum"]
+    methods: Annotated[list[MethodName], Field(min_length=1)] = ["replay", "gif", "loss", "margin", "aum"]
     """Score columns to write."""
     checkpoints: Annotated[int, Field(ge=1)] | None = None
     """Use this many of the recorded checkpoints, spread evenly; all of them by default."""
@@ -260,8 +260,9 @@ class Verify(Section):
 class Report(Section):
     """What is ranked, flagged and shown."""
 
-    rank_by: MethodName = "gif"
-    """The score that orders the report."""
+    rank_by: MethodName | Literal["auto"] = "auto"
+    """The score that orders the report; `auto` is the one that agrees best with the run's own retrainings, or, without
+    any, the one that can be expected to."""
     flagged: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Largest share of the training rows to flag; only samples whose removal is predicted to help are flagged."""
     gallery: PositiveInt = 60
@@ -330,7 +331,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _ranks_by_a_scored_method(self) -> Config:
-        if self.report.rank_by not in self.score.methods:
+        if self.report.rank_by not in (AUTO, *self.score.methods):
             raise ValueError(f"report.rank_by is {self.report.rank_by}, which is not among score.methods")
         return self
 

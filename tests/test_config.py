@@ -109,7 +109,10 @@ def test_a_key_that_is_called_like_a_kind_of_source_keeps_its_name(key):
     ("raw", "message"),
     [
         (with_(train={"batch_size": 100, "micro_batch_size": 64}), "train: micro_batch_size 64 does not divide"),
-        (with_(score={"methods": ["loss"]}), "report.rank_by is gif, which is not among score.methods"),
+        (
+            with_(score={"methods": ["loss"]}, report={"rank_by": "gif"}),
+            "report.rank_by is gif, which is not among score.methods",
+        ),
     ],
 )
 def test_keys_that_do_not_fit_together_are_refused(raw, message):

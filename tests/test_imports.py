@@ -14,8 +14,8 @@ import auditor
 
 ROOT = Path(auditor.__file__).parent
 LAYERS = [
-    {"config", "storage", "errors", "counters", "progress"},
-    {"influence", "trajectory", "sam", "models", "data"},
+    {"config", "storage", "errors", "counters", "methods", "progress"},
+    {"influence", "trajectory", "sam", "models", "data", "fidelity"},
     {"distributed", "report", "review"},
     {"audit", "plan", "model_check"},
     {"cli", "jobs", "__init__"},

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from auditor import counters
 
@@ -39,6 +38,8 @@ def pearson(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> ND
 
 def spearman(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rank correlation along the last axis; ties share their mean rank."""
+    from scipy.stats import rankdata
+
     return pearson(rankdata(predicted, axis=-1), rankdata(measured, axis=-1))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -35,6 +37,11 @@ class Removal:
         return hashlib.blake2b(np.array(self.rows, dtype="<i4").tobytes(), digest_size=12).hexdigest()
 
 
+def share_count(share: float, rows: int) -> int:
+    """⌈share x rows⌉ in decimal arithmetic: 7 % of 100 rows are 7, not 8."""
+    return math.ceil(Decimal(repr(share)) * rows)
+
+
 def plan_removals(
     influence: NDArray[np.float64] | None,
     rows: int,
@@ -60,14 +67,14 @@ def plan_removals(
     """
     planned = [Removal("none", ())]
     if influence is not None and harmful:
-        order = np.argsort(influence, kind="stable")[: max(1, round(harmful * rows))]
+        order = np.argsort(influence, kind="stable")[: share_count(harmful, rows)]
         if len(worst := order[influence[order] < 0]):
             planned.append(Removal("harmful", _ascending(worst), len(worst) / rows))
     # Triples of one harmful, one helpful and one random sample go to the two halves in turn.
     for index, row in enumerate(_singles(influence, rows, min(ones, rows), seed)):
         planned.append(Removal("one", (row,), chooses=(index // 3) % 2 == 0))
     for share in shares:
-        size = min(max(1, round(share * rows)), rows - 1)
+        size = min(share_count(share, rows), rows - 1)
         for index in range(subsets):
             drawn = counters.permutation("verify.subset", rows, seed, index, round(1e6 * share))[:size]
             planned.append(Removal("subset", _ascending(drawn), share, chooses=index % 2 == 0))

@@ -6,6 +6,8 @@ import logging
 import math
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.errors import StageError
@@ -13,11 +15,11 @@ from auditor.fidelity.fidelity import Fidelity, judge
 from auditor.fidelity.predictions import foremost, predicted_effects
 from auditor.fidelity.removals import Removal, plan_removals
 from auditor.storage import RunFolder
-from auditor.trajectory import TrajectoryReader
 
 log = logging.getLogger("auditor")
 
 RETRAININGS = "verify/retrainings"
+EFFECTS_FILE = "verify/effects.parquet"
 
 
 def planned(config: Config, run: RunFolder) -> list[Removal]:
@@ -28,13 +30,13 @@ def planned(config: Config, run: RunFolder) -> list[Removal]:
         run: Its run folder, scored.
 
     Raises:
-        StageError: Training has not ended, or scores are missing.
+        StageError: A training row has no score.
     """
     predicted = predicted_effects(run)
     first = foremost(predicted)
     return plan_removals(
         None if first is None else predicted[first],
-        TrajectoryReader(run).manifest.rows,
+        int(run.read_json("dataset.json")["splits"]["train"]["rows"]),
         config.verify.leave_one_out,
         config.verify.subsets,
         config.verify.drop_rates,
@@ -49,7 +51,7 @@ def result_file(removal: Removal) -> str:
 
 
 def verified(run: RunFolder, removals: list[Removal]) -> Fidelity:
-    """Judge every score column by retrainings that are done; writes verify/fidelity.json.
+    """Judge every score column by retrainings that are done; writes verify/fidelity.json and verify/effects.parquet.
 
     Args:
         run: The run folder.
@@ -61,14 +63,15 @@ def verified(run: RunFolder, removals: list[Removal]) -> Fidelity:
     losses = [run.read_json(result_file(removal))["loss"] for removal in removals]
     if losses[0] is None:
         raise StageError("verify: the recorded training, run again, ends without a finite loss")
+    predicted = predicted_effects(run)
     sound = [index for index, loss in enumerate(losses) if loss is not None]
     if lost := len(losses) - len(sound):
         log.warning("verify: %d of %d retrainings ended without a finite loss and are left out", lost, len(losses))
-    predicted = predicted_effects(run)
+    removals, losses = [removals[index] for index in sound], [losses[index] for index in sound]
     found = judge(
         predicted,
-        [removals[index] for index in sound],
-        np.array([losses[index] for index in sound]),
+        removals,
+        np.array(losses),
         float(run.read_json("evaluation.json")["validation_loss"]),
         foremost(predicted),
     )
@@ -78,5 +81,26 @@ def verified(run: RunFolder, removals: list[Removal]) -> Fidelity:
             found.baseline_loss,
             found.recorded_loss,
         )
+    run.write_table(EFFECTS_FILE, _effects(predicted, removals, losses))
     found.write(run)
     return found
+
+
+def read_effects(run: RunFolder) -> pa.Table | None:
+    """Predicted and measured effects, one row a retraining; None when nothing was verified."""
+    return run.read_table(EFFECTS_FILE) if run.exists(EFFECTS_FILE) else None
+
+
+def _effects(predicted: dict[str, NDArray[np.float64]], removals: list[Removal], losses: list[float]) -> pa.Table:
+    """One row a retraining: what was left out, which half it is in, measured and predicted effects on the loss."""
+    left_out = [list(removal.rows) for removal in removals]
+    return pa.table(
+        {
+            "kind": [removal.kind for removal in removals],
+            "share": [removal.share for removal in removals],
+            "rows": pa.array(left_out, pa.list_(pa.int32())),
+            "chooses": [removal.chooses for removal in removals],
+            "measured": np.array(losses) - losses[0],
+            **{column: [float(values[rows].sum()) for rows in left_out] for column, values in predicted.items()},
+        }
+    )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from auditor.fidelity.agreement import Statistic
-from auditor.fidelity.fidelity import Fidelity
-from auditor.methods import AUTO
+from auditor.fidelity.fidelity import Fidelity, MethodFidelity
+from auditor.methods import AUTO, base
 
 
 def fidelity_table(found: Fidelity) -> list[str]:
     """Lines of plain text: every method's agreement with the retrainings, with 95 % intervals."""
     shares = list(found.subsets)
-    head = ["method", "LOO Pearson", "LOO Spearman", "slope", *(f"LDS {float(share):.3g}" for share in shares), "on"]
+    head = ["method", "LOO Pearson", "LOO Spearman", "slope", *(f"LDS {float(share):.0%}" for share in shares), "on"]
     rows = []
     for name, method in found.methods.items():
         label = name if method.column == name else f"{name} ({method.column})"
@@ -28,33 +30,38 @@ def shown(statistic: Statistic | None) -> str:
 
 
 def sentences(found: Fidelity, method: str) -> list[str]:
-    """What retrainings say about a method's predictions, for a person who will act on them."""
-    column = found.chosen.get(method, method)
-    judged = found.methods.get(AUTO if found.chosen.get(AUTO) == column else method) or found.methods.get(method)
+    """What retrainings say about a method's predictions, for a person who will act on them.
+
+    Args:
+        found: The verification.
+        method: The method that ranks the report.
+    """
     told = []
     if found.harmful is not None:
         effect = found.harmful
-        change = "lowered" if effect.measured < 0 else "raised"
+        after = found.baseline_loss + effect.measured
         told.append(
-            f"Checked by training again without the {effect.samples:,} samples that {effect.column} calls most harmful: "
-            f"predicted {effect.predicted:+.3g}, measured {effect.measured:+.3g} "
-            f"(removal {change} the loss from {found.baseline_loss:.3g} to {found.baseline_loss + effect.measured:.3g})."
+            f"Checked by training again without the {effect.samples:,} samples that {effect.column} calls most "
+            f"harmful: the loss {'fell' if effect.measured < 0 else 'rose'} from {found.baseline_loss:.3g} to "
+            f"{after:.3g}; {found.baseline_loss + effect.predicted:.3g} was predicted."
         )
-    if judged is None:
-        return told
-    parts = []
-    if judged.loo_pearson is not None:
-        parts.append(
-            f"for single samples, predicted and measured effects correlate {_range(judged.loo_pearson)}"
-            + (f", measured ones being {judged.slope.value:.2g} times the predicted" if judged.slope else "")
-        )
-    for share, statistic in judged.lds.items():
-        if statistic is not None:
-            parts.append(f"for random {float(share):.3g} removals, ranks correlate {_range(statistic)}")
-    if parts:
-        told.append(f"Over {judged.retrainings} real retrainings, {'; '.join(parts)}.")
+    ranked_by_auto = AUTO in found.chosen and base(found.chosen[AUTO]) == method
+    judged = found.methods.get(AUTO if ranked_by_auto else method)
+    if judged is not None and (parts := list(_parts(judged))):
+        told.append(f"How far to trust the scores, by {judged.retrainings} real retrainings: {'; '.join(parts)}.")
     return told
 
 
+def _parts(judged: MethodFidelity) -> Iterator[str]:
+    if judged.loo_pearson is not None:
+        text = f"leaving out single samples, predicted and measured effects correlate {_range(judged.loo_pearson)}"
+        if judged.slope is not None:
+            text += f", the measured ones being {judged.slope.value:.2g} times the predicted"
+        yield text
+    for share, statistic in judged.lds.items():
+        if statistic is not None:
+            yield f"leaving out random {float(share):.0%} of the samples, ranks correlate {_range(statistic)}"
+
+
 def _range(statistic: Statistic) -> str:
-    return f"{statistic.value:.2f} (95 % interval {statistic.low:.2f} to {statistic.high:.2f})"
+    return f"{statistic.value:.2f} (95% interval {statistic.low:.2f} to {statistic.high:.2f})"

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from auditor.report.ranking import Ranking, harm_order, share_count
+from auditor.fidelity.removals import share_count
+from auditor.report.ranking import Ranking, harm_order
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.4)
 """Shares of the ranking at which `found` is given."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from auditor.report import plots
 from auditor.report.curves import TrainingCurves
 from auditor.report.detection import Detection
@@ -62,18 +64,28 @@ class Picture:
     png: bytes
 
 
-def draw_figures(ranking: Ranking, detection: dict[str, Detection], training: TrainingCurves) -> list[Picture]:
+def draw_figures(
+    ranking: Ranking, detection: dict[str, Detection], training: TrainingCurves, effects: pa.Table | None = None
+) -> list[Picture]:
     """Draw all figures that the run has data for.
 
     Args:
         ranking: The ranked table.
         detection: How well each method finds wrong labels; its figure is left out when this is empty.
         training: Curves of the training.
+        effects: Predicted and measured effects of retrainings; None without a verification.
 
     Returns:
         Pictures in the order of the report.
     """
     pictures = []
+    if effects is not None and set(effects["kind"].to_pylist()) & {"one", "subset"}:
+        caption = (
+            "Every point is a real retraining without some samples: what leaving them out was predicted to do to the "
+            "loss, and what it did."
+        )
+        draw = partial(plots.retrainings, effects=effects, column=ranking.standing[ranking.rank_by])
+        pictures.append(_picture("retrainings", caption, (8.8, 3.6), draw))
     if training.curves:
         caption = "Loss and accuracy on the training batches and on the validation set, and the learning rate."
         pictures.append(_picture("training", caption, (11.0, 3.2), partial(plots.training, curves=training)))

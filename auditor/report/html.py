@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from auditor.config import Config
+from auditor.fidelity.words import shown
 from auditor.report.figures import Picture
 from auditor.report.gallery import Card
 from auditor.report.provenance import run_name, settings, versions
@@ -50,7 +51,12 @@ def render(config: Config, run: RunFolder, summary: Summary, cards: Sequence[Car
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "count": lambda value: f"{value:,}", "percent": percent}
+    environment.filters |= {
+        "number": number,
+        "count": lambda value: f"{value:,}",
+        "percent": percent,
+        "statistic": shown,
+    }
     described = run.read_json("dataset.json")
     quarantine = described.get("quarantine") or {"counts": {}, "rows": []}
     plain = settings(config)
@@ -60,6 +66,7 @@ def render(config: Config, run: RunFolder, summary: Summary, cards: Sequence[Car
         summary=summary,
         verdict=verdict(summary),
         caveat=caveat(summary),
+        fidelity=summary.fidelity,
         cards=cards,
         pictures=[(picture, base64.b64encode(picture.png).decode()) for picture in pictures],
         splits=described.get("splits", {}),

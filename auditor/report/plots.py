@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from auditor.methods import METHODS, base
@@ -104,6 +105,28 @@ def detection(figure: Figure, detection: dict[str, Detection]) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.legend(loc="lower right")
+
+
+def retrainings(figure: Figure, effects: pa.Table, column: str) -> None:
+    """Measured against predicted effects of leaving samples out: single ones, and random subsets by share."""
+    kinds = np.asarray(effects["kind"].to_pylist())
+    shares, measured = np.asarray(effects["share"]), np.asarray(effects["measured"])
+    predicted = np.asarray(effects[column])
+    groups = [("leaving out one sample", kinds == "one")]
+    for share in np.unique(shares[kinds == "subset"]):
+        groups.append((f"leaving out a random {share:.0%}", (kinds == "subset") & (shares == share)))
+    groups = [(title, chosen) for title, chosen in groups if chosen.any()]
+    for axes, (title, chosen) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        ends = np.array([min(predicted[chosen].min(), 0.0), max(predicted[chosen].max(), 0.0)])
+        axes.plot(ends, ends, color=FAINT, linewidth=1, linestyle=":", label="as predicted")
+        axes.scatter(predicted[chosen], measured[chosen], s=18, color=colour(column), alpha=0.8, linewidths=0)
+        axes.axhline(0, color=FAINT, linewidth=0.6)
+        axes.axvline(0, color=FAINT, linewidth=0.6)
+        axes.set_title(title)
+        axes.set_xlabel(f"change of the loss predicted by {column}")
+        axes.set_ylabel("measured by retraining")
+        axes.locator_params(nbins=5)
+        axes.legend(loc="upper left")
 
 
 def flagged(figure: Figure, ranking: Ranking) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +11,10 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.errors import StageError
-from auditor.methods import harm, in_order
+from auditor.fidelity import Fidelity
+from auditor.fidelity.choice import standing_columns
+from auditor.fidelity.removals import share_count
+from auditor.methods import AUTO, base, harm, in_order
 from auditor.storage import RunFolder
 
 OWN_COLUMNS = (
@@ -45,7 +46,10 @@ class Ranking:
     class_names: tuple[str, ...]
     methods: tuple[str, ...]
     """Score columns in the table."""
+    standing: dict[str, str]
+    """Column of scores/ that stands for each method: its own, or the variant that retrainings chose."""
     rank_by: str
+    """The method that orders it; what `auto` has become."""
     carried: tuple[str, ...]
     """Names in the table of the columns carried through from the source."""
 
@@ -71,13 +75,10 @@ def harm_order(values: NDArray[np.float64], sample_ids: pa.Array | pa.ChunkedArr
     return np.asarray(order, dtype=np.int64)
 
 
-def share_count(share: float, rows: int) -> int:
-    """⌈share x rows⌉ in decimal arithmetic: 7 % of 100 rows are 7, not 8."""
-    return math.ceil(Decimal(repr(share)) * rows)
-
-
 def rank_samples(config: Config, run: RunFolder) -> Ranking:
     """Rank the training samples of a run folder by `config.report.rank_by`; images are not read.
+
+    `auto` is the method that agrees best with the run's retrainings; see `auditor.fidelity`.
 
     A sample is flagged when it is among the first ⌈report.flagged x rows⌉ and its harm is positive: removing it is
     predicted to help, its label is out-voted (margin, aum), or, by loss, which has no zero to cross, it comes first.
@@ -93,11 +94,17 @@ def rank_samples(config: Config, run: RunFolder) -> Ranking:
     carried = [str(name) for name in described.get("carried", [])]
     wanted = ["row", "sample_id", "label", *(["true_label"] if described["true_labels"] else []), *carried]
     train = run.read_table("dataset/train", columns=wanted)
-    scores = _read_scores(run, config.report.rank_by)
-    methods = in_order(scores.column_names)
-    scores = _aligned(scores, train, methods, f"{run}/scores")
+    scores = _read_scores(run)
+    columns_there = in_order(scores.column_names)
+    scores = _aligned(scores, train, columns_there, f"{run}/scores")
+    standing = standing_columns(columns_there, Fidelity.read(run))
+    if config.report.rank_by not in standing:
+        raise StageError(f"{run}/scores: have no column {config.report.rank_by}")
+    rank_by = base(standing[config.report.rank_by])
+    standing.pop(AUTO)
+    methods = tuple(standing)
 
-    values = harm(config.report.rank_by, np.asarray(scores[config.report.rank_by], dtype=np.float64))
+    values = harm(rank_by, np.asarray(scores[standing[rank_by]], dtype=np.float64))
     order = harm_order(values, train["sample_id"])
     train, scores, values = train.take(order), scores.take(order), values[order]
 
@@ -113,7 +120,7 @@ def rank_samples(config: Config, run: RunFolder) -> Ranking:
         "suggested_probability": scores["suggested_probability"],
         "harm": pa.array(values),
         "flagged": pa.array((np.arange(count) < share_count(config.report.flagged, count)) & (values > 0)),
-        **{method: scores[method] for method in methods},
+        **{method: scores[column] for method, column in standing.items()},
     }
     if truth is not None:
         columns["true_label"] = _named(truth, names)
@@ -129,16 +136,17 @@ def rank_samples(config: Config, run: RunFolder) -> Ranking:
         truth=truth,
         class_names=names,
         methods=methods,
-        rank_by=config.report.rank_by,
+        standing=standing,
+        rank_by=rank_by,
         carried=tuple(kept),
     )
 
 
-def _read_scores(run: RunFolder, rank_by: str) -> pa.Table:
+def _read_scores(run: RunFolder) -> pa.Table:
     if not any(name.endswith(".parquet") for name in run.names("scores")):
         raise StageError(f"{run}/scores: holds no scores; score first")
     scores = run.read_table("scores")
-    for name in ("sample_id", "label", "suggested_label", "suggested_probability", rank_by):
+    for name in ("sample_id", "label", "suggested_label", "suggested_probability"):
         if name not in scores.column_names:
             raise StageError(f"{run}/scores: have no column {name}")
     return scores

@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 from auditor.config import Config
+from auditor.fidelity.verification import read_effects
 from auditor.report.curves import training_curves
 from auditor.report.detection import detect
 from auditor.report.figures import draw_figures
@@ -35,7 +36,7 @@ def report(config: Config, run: RunFolder) -> Summary:
     started = time.perf_counter()
     ranking = rank_samples(config, run)
     detection = detect(ranking)
-    pictures = draw_figures(ranking, detection, training_curves(run))
+    pictures = draw_figures(ranking, detection, training_curves(run), read_effects(run))
     cards = gallery(ranking, run, config.report.gallery)
     summary = summarise(ranking, detection, run)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from auditor.fidelity import Fidelity, MethodFidelity
+from auditor.fidelity.words import sentences as fidelity_sentences
 from auditor.methods import METHODS, base
 from auditor.report.detection import Detection
 from auditor.report.ranking import Ranking
@@ -63,6 +65,8 @@ class Summary:
     """Path or URI of the report's folder."""
     predictability: float | None = None
     """Growth of the cotangent in exact replay; None without one."""
+    fidelity: Fidelity | None = None
+    """What real retrainings said; None without any."""
 
     @property
     def html(self) -> str:
@@ -81,7 +85,7 @@ class Summary:
                 method: {"auroc": found.auroc, "average_precision": found.average_precision, "found": found.found}
                 for method, found in self.detection.items()
             },
-            "fidelity": None,
+            "fidelity": None if self.fidelity is None else _fidelity(self.fidelity),
             "predictability": self.predictability,
         }
 
@@ -116,17 +120,14 @@ def summarise(ranking: Ranking, detection: Mapping[str, Detection], run: RunFold
         top=tuple(TopSample(**{name: row.get(name) for name in fields}) for row in top),
         folder=f"{run}/report",
         predictability=run.read_json(_REPLAY)["predictability"] if run.exists(_REPLAY) else None,
+        fidelity=Fidelity.read(run),
     )
 
 
 def caveat(summary: Summary) -> str | None:
     """How far predicted sizes can be trusted; None where nothing is predicted."""
+    unverified = _UNVERIFIED if summary.fidelity is None else ""
     match summary.rank_by:
-        case "gif":
-            return (
-                "GIF ranks samples, it does not measure them: predicted sizes can be off by a factor of fifty or more. "
-                f"{_UNVERIFIED} Trust the order, not the amounts."
-            )
         case "replay":
             grown = summary.predictability or 0.0
             calm = (
@@ -134,11 +135,18 @@ def caveat(summary: Summary) -> str | None:
                 if grown > _CHAOTIC
                 else f"Small changes grew {grown:.2g}-fold through this training, which is calm."
             )
-            return (
+            text = (
                 "Replay differentiates the whole training: exact for a small change of one sample's weight, an "
-                f"approximation for removing it, a coarser one for removing many at once. {calm} {_UNVERIFIED}"
+                f"approximation for removing it, a coarser one for removing many at once. {calm} {unverified}"
             )
-    return None
+        case method if METHODS[method].predicts:
+            text = (
+                f"{method} ranks samples, it does not measure them: predicted sizes can be off by a factor of fifty "
+                f"or more. {unverified} Trust the order, not the amounts."
+            )
+        case _:
+            return None
+    return " ".join(text.split())
 
 
 def verdict(summary: Summary) -> list[str]:
@@ -159,6 +167,8 @@ def verdict(summary: Summary) -> list[str]:
         sentences.append("No removal is predicted to lower validation loss.")
     else:
         sentences.append(_effect(summary.predicted_effect, summary.validation_loss))
+    if summary.fidelity is not None:
+        sentences += fidelity_sentences(summary.fidelity, summary.rank_by)
     if count:
         sentences.append(
             f"For {summary.disagreeing:,} of the flagged samples the model suggests another label than the given one."
@@ -171,6 +181,28 @@ def verdict(summary: Summary) -> list[str]:
     if summary.test_accuracy is not None:
         sentences.append(f"The audited model classifies {summary.test_accuracy:.1%} of the test set correctly.")
     return sentences
+
+
+def _fidelity(found: Fidelity) -> dict[str, Any]:
+    """By method: loo_pearson, loo_spearman, slope, lds (of the smallest removals), intervals, retrainings, column."""
+    first = next(iter(found.subsets), None)
+
+    def of(method: MethodFidelity) -> dict[str, Any]:
+        statistics = {
+            "loo_pearson": method.loo_pearson,
+            "loo_spearman": method.loo_spearman,
+            "slope": method.slope,
+            "lds": None if first is None else method.lds[first],
+            **{f"lds@{share}": value for share, value in method.lds.items() if share != first},
+        }
+        return {
+            **{name: value and value.value for name, value in statistics.items()},
+            "intervals": {name: [value.low, value.high] for name, value in statistics.items() if value},
+            "retrainings": method.retrainings,
+            "column": method.column,
+        }
+
+    return {name: of(method) for name, method in found.methods.items()}
 
 
 def _effect(effect: float, loss: float | None) -> str:

@@ -34,6 +34,8 @@ def config(run, **changes) -> Config:
         "model": {"name": "small_cnn", "args": {"widths": [8]}},
         "train": {"epochs": 3, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 4},
         "evaluation": {"statistics_rows": 64, "batch_size": 32},
+        "score": {"methods": ["gif", "loss", "margin", "aum"]},
+        "verify": {"during_run": False},
         "mlflow": {"tracking_uri": f"sqlite:///{run}-mlflow.db"},
     }
     return parse_config({**raw, **changes})

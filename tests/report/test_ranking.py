@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditor.errors import StageError
+from auditor.fidelity.removals import share_count
 from auditor.methods import harm
-from auditor.report.ranking import harm_order, rank_samples, share_count
+from auditor.report.ranking import harm_order, rank_samples
 from tests.report.builders import Audit
 
 
