@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def harm(column: str, scores: NDArray[np.floating]) -> NDArray[np.float64]:
     Returns:
         Values of the same shape; a zero is never negative, so that equal scores stay equal.
     """
-    return METHODS[base(column)].harm_sign * scores.astype(np.float64) + 0.0
+    return METHODS[base(column)].harm_sign * scores.astype("float64") + 0.0
 
 
 def is_score(column: str) -> bool:
