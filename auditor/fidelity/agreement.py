@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from auditor import counters
 
 _RESAMPLES = 2000
-_FEWEST = 4
+FEWEST = 4
 """Points below which no statistic is given: three always lie near some line."""
 
 Measure = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
@@ -67,7 +67,7 @@ def statistic(measure: Measure, predicted: NDArray[np.float64], measured: NDArra
     Returns:
         None for fewer than four pairs, or where one side is constant.
     """
-    if len(predicted) < _FEWEST:
+    if len(predicted) < FEWEST:
         return None
     value = float(measure(predicted, measured))
     if not np.isfinite(value):

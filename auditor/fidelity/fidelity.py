@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.fidelity.agreement import Measure, Statistic, pearson, resamples, slope, spearman, statistic
+from auditor.fidelity.agreement import FEWEST, Measure, Statistic, pearson, resamples, slope, spearman, statistic
 from auditor.fidelity.removals import Removal
 from auditor.methods import AUTO, METHODS, base
 from auditor.storage import RunFolder
@@ -99,7 +99,7 @@ def judge(
     """Compare predictions with retrainings.
 
     Where several columns compete to stand for a method (its variants), or for `auto` (every predicting method), one
-    half of the retrainings chooses and the other judges; the first of METHODS and the plain variant stay unless a
+    half of the retrainings chooses and the other judges (all judge where half are too few to choose by); the first of METHODS and the plain variant stay unless a
     rival agrees better in 90 % of the bootstrap resamples.
 
     Args:
@@ -120,10 +120,10 @@ def judge(
     methods = {}
     for method, columns in rivals.items():
         chosen[method] = pairs.best(columns)
-        methods[method] = pairs.fidelity(chosen[method], judging=len(columns) > 1)
+        methods[method] = pairs.fidelity(chosen[method], judging=pairs.can_choose and len(columns) > 1)
     if predicting := [chosen[method] for method in rivals if METHODS[method].predicts]:
         chosen[AUTO] = pairs.best(predicting)
-        methods[AUTO] = pairs.fidelity(chosen[AUTO], judging=True)
+        methods[AUTO] = pairs.fidelity(chosen[AUTO], judging=pairs.can_choose)
     harmful = None
     together = [index for index, removal in enumerate(removals) if removal.kind == "harmful"]
     if foremost is not None and together:
@@ -157,6 +157,10 @@ class _Pairs:
             column: np.array([values[list(removal.rows)].sum() for removal in removals])
             for column, values in predicted.items()
         }
+        parts = [(pearson, self._members("one", True)), *((spearman, group) for group in self._groups(True).values())]
+        self._choosing: list[tuple[Measure, NDArray[np.intp]]] = [
+            (measure, members) for measure, members in parts if len(members) >= FEWEST
+        ]
 
     def fidelity(self, column: str, judging: bool) -> MethodFidelity:
         """Agreement of a column, over the judging half or over everything."""
@@ -175,24 +179,25 @@ class _Pairs:
     def best(self, columns: list[str]) -> str:
         """The first column, or the rival that agrees best over the choosing half and surely better than the first."""
         first, *others = columns
-        parts = [(pearson, self._members("one", True)), *((spearman, group) for group in self._groups(True).values())]
-        parts = [(measure, members) for measure, members in parts if len(members) >= 4]
-        if not others or not parts:
+        if not others or not self.can_choose:
             return first
-        incumbent, incumbent_spread = self._agreement(first, parts)
+        incumbent, incumbent_spread = self._agreement(first)
         best, agreement = first, incumbent
         for rival in others:
-            value, spread = self._agreement(rival, parts)
+            value, spread = self._agreement(rival)
             if value > agreement and np.mean(spread > incumbent_spread) >= _SURE:
                 best, agreement = rival, value
         return best
 
-    def _agreement(
-        self, column: str, parts: Sequence[tuple[Measure, NDArray[np.intp]]]
-    ) -> tuple[float, NDArray[np.float64]]:
+    @property
+    def can_choose(self) -> bool:
+        """Whether the choosing half is large enough to say anything; if not, nothing is chosen and all judge."""
+        return bool(self._choosing)
+
+    def _agreement(self, column: str) -> tuple[float, NDArray[np.float64]]:
         """Mean of the measures, and its bootstrap spread; a constant prediction agrees with nothing."""
         values, spreads = [], []
-        for measure, members in parts:
+        for measure, members in self._choosing:
             x, y = self._predicted[column][members], self._measured[members]
             drawn = resamples(len(members))
             values.append(np.nan_to_num(measure(x, y)))

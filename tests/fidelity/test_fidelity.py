@@ -81,6 +81,13 @@ def test_choosing_and_judging_share_no_retraining():
     assert found.lds["0.05"].value == pytest.approx(1)
 
 
+def test_where_half_are_too_few_to_choose_by_nothing_is_chosen_and_all_judge():
+    removals = plan_removals(TRUE, ROWS, 6, 6, (0.05,), 0.0, 0)
+    found = judge({"replay": NOISE, "gif": TRUE}, removals, retrained(TRUE, removals), 0.5, "replay")
+    assert found.chosen[AUTO] == "replay"
+    assert found.methods[AUTO].retrainings == 12
+
+
 def test_the_samples_called_harmful_are_judged_together():
     found = judged(replay=TRUE).harmful
     worst = np.sort(TRUE)[:12].sum()
