@@ -99,8 +99,8 @@ def judge(
     """Compare predictions with retrainings.
 
     Where several columns compete to stand for a method (its variants), or for `auto` (every predicting method), one
-    half of the retrainings chooses and the other judges (all judge where half are too few to choose by); the first of METHODS and the plain variant stay unless a
-    rival agrees better in 90 % of the bootstrap resamples.
+    half of the retrainings chooses and the other judges; all judge where half are too few to choose by. The first of
+    METHODS and the plain variant stay unless a rival agrees better in 90 % of the bootstrap resamples.
 
     Args:
         predicted: Effect on the loss of leaving one row out, [rows] by column; see `predicted_effects`.
