@@ -56,7 +56,7 @@ def _parts(judged: MethodFidelity) -> Iterator[str]:
     if judged.loo_pearson is not None:
         text = f"leaving out single samples, predicted and measured effects correlate {_range(judged.loo_pearson)}"
         if judged.slope is not None:
-            text += f", the measured ones being {judged.slope.value:.2g} times the predicted"
+            text += f", measured sizes being {judged.slope.value:.2f} times the predicted"
         yield text
     for share, statistic in judged.lds.items():
         if statistic is not None:

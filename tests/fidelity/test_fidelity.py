@@ -125,7 +125,7 @@ def test_words_say_what_was_predicted_and_what_happened():
     worst = np.sort(TRUE)[:12].sum()
     assert f"fell from 0.5 to {0.5 + worst:.3g}; {0.5 + worst / 2:.3g} was predicted" in first
     assert "by 24 real retrainings" in second
-    assert "correlate 1.00 (95% interval 1.00 to 1.00), the measured ones being 2 times the predicted" in second
+    assert "correlate 1.00 (95% interval 1.00 to 1.00), measured sizes being 2.00 times the predicted" in second
     assert "leaving out random 5% of the samples" in second
 
 
