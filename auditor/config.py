@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from auditor.errors import InputError
 from auditor.methods import AUTO, METHODS
@@ -147,15 +156,39 @@ class Model(Section):
     """Passed to the factory beside num_classes (and input_shape, where it takes one)."""
 
 
-class Perturbation(Section):
-    """How SAM finds ε from the micro-batch gradient."""
+class SAM(Section):
+    """Foret et al. 2021: ε = ρ g / ‖g‖, the gradient at θ + ε."""
 
     name: Literal["sam"] = "sam"
-    """`sam`: the dual-norm ascent of Foret et al. 2021."""
     rho: Annotated[float, Field(ge=0)] = 0.05
     """Radius ρ; 0 is plain SGD."""
     p: Annotated[float, Field(gt=1)] = 2.0
     """Norm of the ball; 2 is plain SAM."""
+
+
+class ASAM(Section):
+    """Adaptive SAM (Kwon et al. 2021): ε in proportion to the size of each parameter."""
+
+    name: Literal["asam"]
+    rho: Annotated[float, Field(ge=0)] = 0.5
+    """Radius ρ, relative to the parameters and so larger than SAM's; 0 is plain SGD."""
+    eta: Annotated[float, Field(ge=0)] = 0.01
+    """η, added to the parameters' sizes."""
+
+
+class GSAM(Section):
+    """Surrogate gap guided SAM (Zhuang et al. 2022): SAM that also closes the gap between the losses at θ and θ + ε."""
+
+    name: Literal["gsam"]
+    rho: Annotated[float, Field(ge=0)] = 0.05
+    """Radius ρ; 0 is plain SGD."""
+    alpha: Annotated[float, Field(ge=0)] = 0.1
+    """α, how much closing the gap counts; 0 is SAM."""
+
+
+def _plain_sam(raw: Any) -> Any:
+    """Settings without a name are plain SAM's."""
+    return {"name": "sam", **raw} if isinstance(raw, dict) else raw
 
 
 class Optimizer(Section):
@@ -187,8 +220,8 @@ class Train(Section):
     the number of workers. Must divide the batch size."""
     optimizer: Optimizer = Optimizer()
     """The base optimizer."""
-    perturbation: Perturbation = Perturbation()
-    """SAM's perturbation."""
+    perturbation: Annotated[SAM | ASAM | GSAM, Field(discriminator="name"), BeforeValidator(_plain_sam)] = SAM()
+    """The variant of SAM; without a name, `sam`."""
     checkpoints: Annotated[int, Field(ge=2)] = 10
     """Checkpoints spread evenly over training, the initial and the final state among them."""
     precision: Literal["float32", "float64"] = "float32"
@@ -457,10 +490,14 @@ def _assign(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: the value is not YAML") from error
 
 
+_UNIONS = (("data", "source"), ("train", "perturbation"))
+"""Keys whose section is one of several."""
+
+
 def _explain(problem: Mapping[str, Any]) -> str:
     place = tuple(str(part) for part in problem["loc"])
-    # Below data.source the union's branch name comes next, although it is no key of the file.
-    key = ".".join(place[:2] + place[3:] if place[:2] == ("data", "source") else place)
+    # Below a union its branch's name comes next, although it is no key of the file.
+    key = ".".join(place[:2] + place[3:] if place[:2] in _UNIONS else place)
     match problem["type"]:
         case "extra_forbidden":
             return f"unknown key {key}"

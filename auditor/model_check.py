@@ -10,7 +10,7 @@ from auditor.errors import InputError
 from auditor.influence import Direction, Point, PreciseStatistics, directional_derivatives, query_gradient
 from auditor.models import build_model
 from auditor.sam import MicroBatch, Network, make_perturbation
-from auditor.sam.step import micro_batch_gradient
+from auditor.sam.step import sam_micro_batch
 
 _ROWS = 4
 
@@ -61,7 +61,7 @@ def _train(config: Config, network: Network, batch: MicroBatch) -> None:
     buffers = network.buffers()
     kept = {name: value.clone() for name, value in buffers.items()}
     perturbation = make_perturbation(**config.train.perturbation.model_dump())
-    micro_batch_gradient(network, network.parameters(), buffers, batch, perturbation)
+    sam_micro_batch(network, network.parameters(), buffers, batch, perturbation)
     for name, value in buffers.items():
         if not torch.equal(value, kept[name]):
             raise InputError(

@@ -21,7 +21,7 @@ from auditor.influence import Direction, PreciseStatistics, directional_derivati
 from auditor.model_check import check_model
 from auditor.models import build_model
 from auditor.sam import MicroBatch, Network, make_perturbation
-from auditor.sam.step import micro_batch_gradient, micro_batch_pass
+from auditor.sam.step import micro_batch_pass, sam_micro_batch
 from auditor.trajectory import spread_checkpoints
 
 _LEDGER_BYTES = 8
@@ -146,7 +146,7 @@ def _measure(
         perturbation = make_perturbation(**config.train.perturbation.model_dump())
         batch = _random_batch(config.train.micro_batch_size, shape, classes, dtype, device)
         activations = _saved_bytes(lambda: micro_batch_pass(network, parameters, buffers, batch))
-        micro_batch = _seconds(lambda: micro_batch_gradient(network, parameters, buffers, batch, perturbation), device)
+        micro_batch = _seconds(lambda: sam_micro_batch(network, parameters, buffers, batch, perturbation), device)
         rows = _random_batch(config.score.batch_size, shape, classes, dtype, device)
         direction = Direction.along(PreciseStatistics(network, ()), parameters, buffers, parameters)
         score = _seconds(lambda: directional_derivatives(network, direction, rows.inputs, rows.labels), device)

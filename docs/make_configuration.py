@@ -54,29 +54,34 @@ def _section(path: str, model: dict[str, Any], known: dict[str, Any]) -> Iterato
     yield f"{level} {f'`{path}`' if path else 'Top level'}\n"
     yield f"{_text(model.get('description', ''))}\n"
     plain: dict[str, dict[str, Any]] = {}
-    nested: dict[str, list[dict[str, Any]]] = {}
+    nested: list[str] = []
+    required = model.get("required", [])
     for name, field in model["properties"].items():
-        if below := _below(field, known):
-            nested[name] = below
+        if _below(field, known):
+            nested.append(name)
         else:
             plain[name] = field
     if plain:
-        yield _table(plain, model.get("required", []), known)
-    for name, models in nested.items():
+        yield _table(plain, required, known)
+    for name in nested:
         deeper = f"{path}.{name}" if path else name
-        if len(models) == 1:
-            yield from _section(deeper, models[0], known)
+        field = model["properties"][name]
+        if "discriminator" in field:
+            yield from _variants(deeper, field, name in required, known)
         else:
-            yield from _variants(deeper, models, known)
+            yield from _section(deeper, _below(field, known)[0], known)
 
 
-def _variants(path: str, models: list[dict[str, Any]], known: dict[str, Any]) -> Iterator[str]:
+def _variants(path: str, field: dict[str, Any], required: bool, known: dict[str, Any]) -> Iterator[str]:
+    """One of several sections, told apart by the value of one key."""
     yield f"### `{path}`\n"
-    kinds = _either([model["properties"]["kind"]["const"] for model in models])
-    yield f"Where the rows come from; required. Its `kind` is {kinds}, and the other keys depend on it.\n"
+    key, models = field["discriminator"]["propertyName"], _below(field, known)
+    kinds = _either([model["properties"][key]["const"] for model in models])
+    about = _text(field["description"]).removesuffix(".") + ("; required" if required else "")
+    yield f"{about}. Its `{key}` is {kinds}, and the other keys depend on it.\n"
     for model in models:
-        fields = {name: field for name, field in model["properties"].items() if name != "kind"}
-        yield f"**`kind: {model['properties']['kind']['const']}`** {_text(model['description'])}\n"
+        fields = {name: field for name, field in model["properties"].items() if name != key}
+        yield f"**`{key}: {model['properties'][key]['const']}`** {_text(model['description'])}\n"
         if fields:
             yield _table(fields, model.get("required", []), known)
 

@@ -9,8 +9,11 @@ from pydantic import BaseModel
 
 from auditor.config import Config, differences, flatten, load_config, parse_config
 from auditor.errors import InputError
+from auditor.sam import Perturbation, make_perturbation
 
 LEAST = {"run": "runs/a", "data": {"source": {"kind": "digits"}}}
+VARIANTS = {"sam": "p", "asam": "eta", "gsam": "alpha"}
+"""A setting of its own of each variant of SAM."""
 SOURCES = {
     "digits": {},
     "parquet": {"train": "a.parquet"},
@@ -98,6 +101,35 @@ def test_an_unknown_kind_of_source_is_refused_with_the_kinds_there_are():
     assert refusal(with_(data={"source": {}})).startswith("data.source: ")
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_takes_its_own_settings_and_no_others(name):
+    for variant, key in VARIANTS.items():
+        raw = with_(train={"perturbation": {"name": name, "rho": 0.1, key: 2.0}})
+        if variant == name:
+            assert getattr(parse_config(raw).train.perturbation, key) == 2.0
+        else:
+            assert refusal(raw) == f"unknown key train.perturbation.{key}"
+
+
+def test_a_perturbation_without_a_name_is_plain_sam():
+    perturbation = parse_config(with_(train={"perturbation": {"rho": 0.2}})).train.perturbation
+    assert perturbation.model_dump() == {"name": "sam", "rho": 0.2, "p": 2.0}
+    assert parse_config(LEAST).train.perturbation.name == "sam"
+
+
+def test_an_unknown_variant_is_refused_with_the_variants_there_are():
+    message = refusal(with_(train={"perturbation": {"name": "flat"}}))
+    assert message.startswith("train.perturbation: ")
+    assert all(name in message for name in ("flat", *VARIANTS))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variants_defaults_make_it(name):
+    """What the manifest keeps is what makes the variant again."""
+    config = parse_config(with_(train={"perturbation": {"name": name}}))
+    assert isinstance(make_perturbation(**config.train.perturbation.model_dump()), Perturbation)
+
+
 @pytest.mark.parametrize("key", ["folder", "digits", "parquet", "torchvision"])
 def test_a_key_that_is_called_like_a_kind_of_source_keeps_its_name(key):
     assert refusal(with_(**{key: 1})) == f"unknown key {key}"
@@ -128,8 +160,9 @@ def test_a_configuration_cannot_be_changed():
 def test_every_section_and_every_field_has_a_help_text(prefix, section):
     assert section.__doc__
     for name, field in section.model_fields.items():
-        # A source's kind is what the section's own help text explains.
-        assert field.description or name == "kind", f"{prefix}{name}"
+        # What tells the branches of a union apart is explained by each branch's own help text.
+        tag = typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
+        assert field.description or tag, f"{prefix}{name}"
 
 
 @pytest.mark.parametrize(

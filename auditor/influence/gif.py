@@ -16,7 +16,7 @@ import torch
 from auditor.influence.directional import Direction
 from auditor.influence.statistics import PreciseStatistics
 from auditor.sam.network import Network
-from auditor.sam.perturbation import PerturbationFunction, Tensors
+from auditor.sam.perturbation import Perturbation, Tensors
 from auditor.sam.step import MicroBatch, State, micro_batch_pass
 
 
@@ -26,7 +26,7 @@ def gif_direction(
     state: State,
     batches: Iterable[MicroBatch],
     total: int,
-    perturbation: PerturbationFunction,
+    perturbation: Perturbation,
     gradient: Tensors,
 ) -> Direction:
     """The direction ∇f(θ_T) at a checkpoint's θ_c + ε_c.
@@ -35,9 +35,9 @@ def gif_direction(
         network: The model.
         precise: S(θ).
         state: The checkpoint.
-        batches: Micro-batches of the step recorded at the checkpoint; ε_c is the perturbation of their mean gradient.
+        batches: Micro-batches of the step recorded at the checkpoint; ε_c is the ascent of their mean gradient.
         total: How many they are.
-        perturbation: SAM's.
+        perturbation: The variant of SAM; GIF knows its ascent only.
         gradient: ∇f(θ_T).
 
     Returns:
@@ -48,6 +48,6 @@ def gif_direction(
         found = micro_batch_pass(network, state.parameters, state.buffers, batch)
         for name, value in found.gradient.items():
             mean[name] += value / total
-    epsilon = perturbation(state.parameters, mean)
+    epsilon = perturbation.ascent(state.parameters, mean)
     perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
     return Direction.along(precise, perturbed, state.buffers, gradient)

@@ -1,17 +1,18 @@
 """Exact influence: reverse-mode differentiation through every recorded SAM step (the metagradient of training).
 
 With the cotangent (λ_θ, λ_u) of the state after a step, the weights w_k of its samples and v the cotangent of the
-step's gradient G (for plain momentum v = λ_u − η λ_θ), each micro-batch contributes
+step's direction d (for plain momentum v = λ_u − η λ_θ), each micro-batch contributes
 
-    a_k = ⟨∇l_k(θ + ε), v⟩,  h = H(θ + ε) v         through the second pass,
-    (p, z) = the pullback of ε = perturbation(θ, g) at h,
-    b_k = ⟨∇l_k(θ), z⟩,      h' = H(θ) z             through ε itself,
+    (r, s) = the pullback of descent(g, G) at v      (SAM: r = 0, s = v),
+    a_k = ⟨∇l_k(θ + ε), s⟩,  h = H(θ + ε) s          through the second pass,
+    (p, z) = the pullback of ε = ascent(θ, g) at h,
+    b_k = ⟨∇l_k(θ), z + r⟩,  h' = H(θ) (z + r)       through the first pass,
 
     ∂f/∂w_k += (a_k + b_k) / (J m),   λ_θ += (h + p + h') / J,   influence_k = −∂f/∂w_k summed over all steps.
 
-The perturbation is differentiated as it is written, so every SAM variant is covered by its own function. BatchNorm
-works in training mode, its batch statistics differentiated; running statistics take no part in training, and f reads
-precise statistics (see `auditor.influence.statistics`).
+Ascent and descent are differentiated as they are written, so every SAM variant is covered by its own functions.
+BatchNorm works in training mode, its batch statistics differentiated; running statistics take no part in training,
+and f reads precise statistics (see `auditor.influence.statistics`).
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
 from auditor.sam.network import Network
-from auditor.sam.perturbation import PerturbationFunction, Tensors
+from auditor.sam.perturbation import Perturbation, Tensors
 from auditor.sam.step import MicroBatch, State, StepSettings, sgd_step
 
 
 @dataclass(frozen=True)
 class Pullback:
-    """What the cotangent v of one micro-batch's gradient at θ + ε becomes, in two parts."""
+    """What the cotangent v of one micro-batch's direction becomes, in two parts."""
 
     direct: Tensors
-    """Toward θ with ε held: h = H(θ + ε) v."""
+    """Toward θ with ε and g held: h."""
     through: Tensors
-    """Toward θ through ε itself: p + h'."""
+    """Toward θ through ε and g: p + h'."""
     direct_weights: Tensor
-    """a / m: toward the samples' weights with ε held, [m]."""
+    """a / m: toward the samples' weights with ε and g held, [m]."""
     through_weights: Tensor
-    """b / m: toward the samples' weights through ε, [m]."""
+    """b / m: toward the samples' weights through ε and g, [m]."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def step_pullback(
     state: State,
     batches: Sequence[MicroBatch],
     total: int,
-    perturbation: PerturbationFunction,
+    perturbation: Perturbation,
     settings: StepSettings,
     cotangent: Cotangent,
     all_reduce: Callable[[Tensors], Tensors] = lambda tensors: tensors,
@@ -76,7 +77,7 @@ def step_pullback(
         state: The state before the step.
         batches: This worker's micro-batches of the step, as they were trained on; possibly none.
         total: J, the micro-batches of all workers together.
-        perturbation: Makes ε.
+        perturbation: The variant of SAM.
         settings: The base optimizer's numbers at this step.
         cotangent: Of the state after the step; equal on all workers.
         all_reduce: Sums named tensors over the workers.
@@ -102,32 +103,31 @@ def micro_batch_pullback(
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
-    perturbation: PerturbationFunction,
+    perturbation: Perturbation,
     toward: Tensors,
 ) -> Pullback:
-    """Pull the cotangent v of one micro-batch's gradient at θ + ε back to θ and to the samples' weights.
+    """Pull the cotangent v of one micro-batch's direction back to θ and to the samples' weights.
 
     Args:
         network: The model.
         parameters: θ.
         buffers: Not changed.
         batch: The samples.
-        perturbation: Makes ε.
+        perturbation: The variant of SAM.
         toward: v.
 
     Returns:
         Its parts toward θ, of the parameters' names and shapes, and toward the weights.
     """
     first = _Pass(network, parameters, buffers, batch)
-
-    def perturb(at: Tensors, gradient: Tensors) -> Tensors:
-        return perturbation(at, gradient)
-
-    epsilon, pull, *_ = vjp(perturb, dict(parameters), first.gradient)
+    epsilon, pull_ascent, *_ = vjp(perturbation.ascent, dict(parameters), first.gradient)
     perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
-    curved, direct = _Pass(network, perturbed, buffers, batch).along(toward)
-    through_parameters, through_gradient = pull(curved)
-    bent, indirect = first.along(through_gradient)
+    second = _Pass(network, perturbed, buffers, batch)
+    _, pull_descent, *_ = vjp(perturbation.descent, first.gradient, second.gradient)
+    toward_first, toward_second = pull_descent(toward)
+    curved, direct = second.along(toward_second)
+    through_parameters, through_gradient = pull_ascent(curved)
+    bent, indirect = first.along({name: value + toward_first[name] for name, value in through_gradient.items()})
     through = {name: through_parameters[name] + bent[name] for name in bent}
     return Pullback(curved, through, direct, indirect)
 

@@ -2,8 +2,9 @@
 
 For micro-batches j = 1..J of m samples with weights w:
 
-    g_j = ∇ (1/m) Σ_k w_k l_k(θ),   ε_j = perturbation(θ, g_j),   G = (1/J) Σ_j ∇ (1/m) Σ_k w_k l_k(θ + ε_j)
-    u ← μ u + G + λ θ,   θ ← θ − η u      (Nesterov: θ ← θ − η (G + λ θ + μ u))
+    g_j = ∇ (1/m) Σ_k w_k l_k(θ),   ε_j = ascent(θ, g_j),   G_j = ∇ (1/m) Σ_k w_k l_k(θ + ε_j)
+    d = (1/J) Σ_j descent(g_j, G_j)       (SAM: descent(g, G) = G)
+    u ← μ u + d + λ θ,   θ ← θ − η u      (Nesterov: θ ← θ − η (d + λ θ + μ u))
 
 The micro-batches of one step may run on any number of workers: only their sum is exchanged.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from auditor.sam.network import Network
-from auditor.sam.perturbation import PerturbationFunction, Tensors, global_norm
+from auditor.sam.perturbation import Perturbation, Tensors, global_norm
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class MicroBatch:
 class MicroBatchResult:
     """What one micro-batch contributes and what is worth recording about it."""
 
-    gradient: Tensors
-    """∇ at θ + ε."""
+    direction: Tensors
+    """descent(g, ∇ at θ + ε)."""
     statistics: Tensors
     """See `Network.train`; from the first pass only."""
     loss: Tensor
@@ -148,12 +149,12 @@ def micro_batch_pass(
     return Pass(gradient, loss.detach(), losses.detach(), logits.detach(), statistics)
 
 
-def micro_batch_gradient(
+def sam_micro_batch(
     network: Network,
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
-    perturbation: PerturbationFunction,
+    perturbation: Perturbation,
 ) -> MicroBatchResult:
     """Both passes of SAM over one micro-batch.
 
@@ -162,17 +163,17 @@ def micro_batch_gradient(
         parameters: θ; not changed.
         buffers: Not changed.
         batch: The samples.
-        perturbation: Makes ε, a constant in the second pass.
+        perturbation: The variant of SAM; its ε is a constant in the second pass.
 
     Returns:
-        Gradient at θ + ε and the record of both passes, all detached.
+        The direction and the record of both passes, all detached.
     """
     first = micro_batch_pass(network, parameters, buffers, batch)
-    epsilon = perturbation(parameters, first.gradient)
+    epsilon = perturbation.ascent(parameters, first.gradient)
     perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
     second = micro_batch_pass(network, perturbed, buffers, batch)
     return MicroBatchResult(
-        gradient=second.gradient,
+        direction=perturbation.descent(first.gradient, second.gradient),
         statistics=first.statistics,
         loss=first.loss,
         grad_norm=global_norm(first.gradient.values()),
@@ -189,7 +190,7 @@ def sgd_step(state: State, gradient: Mapping[str, Tensor], settings: StepSetting
 
     Args:
         state: θ and u.
-        gradient: G, the mean over all micro-batches of the step.
+        gradient: What stands for the gradient: d, the mean direction of all micro-batches of the step.
         settings: η, μ, λ and the form of momentum.
 
     Returns:
@@ -210,7 +211,7 @@ def sam_step(
     state: State,
     batches: Iterable[MicroBatch],
     total: int,
-    perturbation: PerturbationFunction,
+    perturbation: Perturbation,
     settings: StepSettings,
     all_reduce: Callable[[Tensors], Tensors] = lambda tensors: tensors,
 ) -> tuple[State, Tensor, list[MicroBatchResult]]:
@@ -221,29 +222,29 @@ def sam_step(
         state: Before the step.
         batches: This worker's micro-batches; possibly none.
         total: J, the micro-batches of all workers together.
-        perturbation: Makes ε.
+        perturbation: The variant of SAM.
         settings: The base optimizer's numbers.
         all_reduce: Sums named tensors over the workers.
 
     Returns:
         The state after the step and its mean loss at θ, equal on all workers, and the results of this worker's
-        micro-batches with their gradients dropped.
+        micro-batches with their directions dropped.
     """
-    sums = {f"gradient.{name}": torch.zeros_like(value) for name, value in state.parameters.items()}
+    sums = {f"direction.{name}": torch.zeros_like(value) for name, value in state.parameters.items()}
     running = network.running_keys(state.buffers)
     sums |= {f"statistics.{name}": torch.zeros_like(state.buffers[name]) for name in running}
     sums["loss"] = torch.zeros_like(next(iter(state.parameters.values())).flatten()[0])
     results = []
     for batch in batches:
-        result = micro_batch_gradient(network, state.parameters, state.buffers, batch, perturbation)
-        for name, value in result.gradient.items():
-            sums[f"gradient.{name}"] += value
+        result = sam_micro_batch(network, state.parameters, state.buffers, batch, perturbation)
+        for name, value in result.direction.items():
+            sums[f"direction.{name}"] += value
         for name, value in result.statistics.items():
             sums[f"statistics.{name}"] += value
         sums["loss"] += result.loss
-        results.append(MicroBatchResult(**{**vars(result), "gradient": {}, "statistics": {}}))
+        results.append(MicroBatchResult(**{**vars(result), "direction": {}, "statistics": {}}))
     means = {name: value / total for name, value in all_reduce(sums).items()}
-    gradient = {name: means[f"gradient.{name}"] for name in state.parameters}
-    moved = sgd_step(state, gradient, settings)
+    direction = {name: means[f"direction.{name}"] for name in state.parameters}
+    moved = sgd_step(state, direction, settings)
     buffers = network.move_statistics(state.buffers, {name: means[f"statistics.{name}"] for name in running})
     return State(moved.parameters, moved.momentum, buffers), means["loss"], results

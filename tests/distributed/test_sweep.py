@@ -73,6 +73,19 @@ def test_a_shorter_horizon_is_what_a_sweep_of_that_length_finds(trained):
         assert max(short.shorter) < horizon
 
 
+@pytest.mark.parametrize("perturbation", [{"name": "asam", "rho": 0.3}, {"name": "gsam", "alpha": 0.4}])
+def test_a_variant_of_sam_is_differentiated_from_its_record(tmp_path, perturbation):
+    changes = {**CHANGES, "train": {**CHANGES["train"], "perturbation": perturbation}}
+    audit = config(tmp_path, **changes)
+    run = RunFolder(tmp_path)
+    prepare(audit, run)
+    assert run_training(audit, run, CPU) is None
+    found = sweep(audit, run, CPU)
+    assert found.drift == {4: 0.0, 9: 0.0}
+    numeric = (f_with_weight(audit, 17, 1 + 1e-5) - f_with_weight(audit, 17, 1 - 1e-5)) / 2e-5
+    assert found.influence[17] == pytest.approx(-numeric, rel=1e-5, abs=1e-9)
+
+
 def test_states_computed_again_equal_the_recorded_ones_bit_for_bit(trained):
     found = sweep(trained, RunFolder(trained.run), CPU)
     assert found.drift == {4: 0.0, 9: 0.0}

@@ -8,18 +8,11 @@ import torch
 
 from auditor.influence import Point, PreciseStatistics, evaluate, query_gradient
 from auditor.influence.replay import Cotangent, step_pullback
-from auditor.sam import MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
+from auditor.sam import VARIANTS, MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
 from tests.influence.networks import F64, network, samples
 
 ROWS, BATCH, STEPS = 12, 8, 5
 CHECKED = (0, 3, 7, 11)
-
-
-def elementwise_asam(parameters, gradient, rho):
-    """A perturbation that depends on θ as well as on g: ρ |θ|² g / ‖|θ| g‖."""
-    scaled = {name: parameters[name].abs() * value for name, value in gradient.items()}
-    norm = torch.sqrt(sum((value**2).sum() for value in scaled.values()))
-    return {name: rho * parameters[name].abs() * value / norm for name, value in scaled.items()}
 
 
 def keep_and_return(kept, value):
@@ -105,10 +98,25 @@ class Training:
         {"norm": "none", "nesterov": True},
         {"nesterov": True, "micro": 4},
         {"perturbation": make_perturbation("sam", 0.0)},
-        {"perturbation": make_perturbation("sam", 0.1, 3.0)},
-        {"norm": "none", "perturbation": partial(elementwise_asam, rho=0.1)},
+        {"perturbation": make_perturbation("sam", 0.1, p=3.0)},
+        {"perturbation": make_perturbation("asam", 0.3)},
+        {"perturbation": make_perturbation("asam", 0.3, eta=0.1), "norm": "none", "nesterov": True},
+        {"perturbation": make_perturbation("gsam", 0.1, alpha=0.4)},
+        {"perturbation": make_perturbation("gsam", 0.1, alpha=0.4), "norm": "none", "micro": 4},
     ],
-    ids=["batch-norm", "group-norm", "plain-sgd", "nesterov", "small-micro-batches", "rho-0", "p-3", "theta-scaled"],
+    ids=[
+        "batch-norm",
+        "group-norm",
+        "plain-sgd",
+        "nesterov",
+        "small-micro-batches",
+        "rho-0",
+        "p-3",
+        "asam",
+        "asam-nesterov",
+        "gsam",
+        "gsam-small-micro-batches",
+    ],
 )
 def test_weight_gradient_equals_finite_differences_of_whole_trainings(settings):
     training = Training(**settings)
@@ -117,7 +125,8 @@ def test_weight_gradient_equals_finite_differences_of_whole_trainings(settings):
         assert float(found[sample]) == pytest.approx(training.numeric(sample), rel=1e-5, abs=1e-10)
 
 
-def test_two_workers_find_the_same_gradient_as_one():
-    training = Training(micro=4)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_workers_find_the_same_gradient_as_one(name):
+    training = Training(micro=4, perturbation=make_perturbation(name, 0.1))
     apart = training.weight_gradient(share=lambda batches: (batches[:3], batches[3:]))
     torch.testing.assert_close(apart, training.weight_gradient(), rtol=1e-10, atol=1e-14)

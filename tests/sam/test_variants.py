@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from auditor.sam import VARIANTS, MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
+from auditor.sam.step import micro_batch_pass
+from tests.influence.networks import F64, network, samples
+
+
+def test_unknown_names_and_settings_are_refused():
+    with pytest.raises(ValueError, match="'sharp' is not one of sam, asam, gsam"):
+        make_perturbation("sharp", 0.1)
+    with pytest.raises(TypeError, match="alpha"):
+        make_perturbation("sam", 0.1, alpha=0.1)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_without_a_radius_every_variant_is_plain_sgd(name):
+    net: Network = network()
+    state, batch = State.initial(net), MicroBatch(*samples(6), torch.ones(6, dtype=F64), 0)
+    after, _, _ = sam_step(net, state, [batch], 1, make_perturbation(name, 0.0), StepSettings(0.1, 0.0, 0.0))
+    gradient = micro_batch_pass(net, state.parameters, state.buffers, batch).gradient
+    for key, value in state.parameters.items():
+        torch.testing.assert_close(after.parameters[key], value - 0.1 * gradient[key], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_any_split_of_micro_batches_over_workers_gives_the_same_step(name):
+    net: Network = network()
+    state, perturbation, settings = State.initial(net), make_perturbation(name, 0.1), StepSettings(0.1, 0.9, 1e-3)
+    batches = [MicroBatch(*samples(6, seed), torch.ones(6, dtype=F64), seed) for seed in range(4)]
+    together, _, _ = sam_step(net, state, batches, 4, perturbation, settings)
+    shares = []
+    for mine in (batches[:3], batches[3:]):
+        sam_step(net, state, mine, 4, perturbation, settings, lambda sums: shares.append(sums) or sums)
+    summed = {key: shares[0][key] + shares[1][key] for key in shares[0]}
+    apart, _, _ = sam_step(net, state, [], 4, perturbation, settings, lambda _: summed)
+    for key, value in together.parameters.items():
+        torch.testing.assert_close(apart.parameters[key], value, rtol=1e-12, atol=1e-14)
