@@ -26,6 +26,7 @@ from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
+from auditor.influence.double_backward import CheapDoubleBackward
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Perturbation, Tensors
 from auditor.sam.step import MicroBatch, State, StepSettings, sgd_step
@@ -140,7 +141,7 @@ class _Pass:
     ) -> None:
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._weights = batch.weights.detach().requires_grad_()
-        with plain_attention():
+        with plain_attention(), CheapDoubleBackward():
             logits, _ = network.train(self._leaves, buffers, batch.inputs, batch.seed)
         losses = cross_entropy(logits, batch.labels, reduction="none")
         loss = (self._weights * losses).mean()
@@ -149,12 +150,12 @@ class _Pass:
 
     def along(self, direction: Tensors) -> tuple[Tensors, Tensor]:
         """H v, and ⟨∇l_k, v⟩ / m for every sample: both are derivatives of ⟨∇L(θ; w), v⟩, which is linear in w."""
-        with torch.enable_grad():
-            product = torch.stack(
-                [(value * direction[name]).sum() for name, value in zip(self._leaves, self._gradient, strict=True)]
-            ).sum()
         *curved, weights = torch.autograd.grad(
-            product, [*self._leaves.values(), self._weights], allow_unused=True, materialize_grads=True
+            self._gradient,
+            [*self._leaves.values(), self._weights],
+            [direction[name] for name in self._leaves],
+            allow_unused=True,
+            materialize_grads=True,
         )
         return dict(zip(self._leaves, curved, strict=True)), weights
 

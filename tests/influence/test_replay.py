@@ -5,11 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from auditor.influence import Point, PreciseStatistics, evaluate, query_gradient
-from auditor.influence.replay import Cotangent, step_pullback
+from auditor.influence.replay import Cotangent, micro_batch_pullback, step_pullback
 from auditor.sam import VARIANTS, MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
-from tests.influence.networks import F64, network, samples
+from tests.influence.networks import F64, network, samples, tangent
 
 ROWS, BATCH, STEPS = 12, 8, 5
 CHECKED = (0, 3, 7, 11)
@@ -123,6 +124,33 @@ def test_weight_gradient_equals_finite_differences_of_whole_trainings(settings):
     found = training.weight_gradient()
     for sample in CHECKED:
         assert float(found[sample]) == pytest.approx(training.numeric(sample), rel=1e-5, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pullback_equals_torchs_own_derivative_of_the_direction_with_batch_norm_in_training_mode(name):
+    """One graph over both passes, ascent and descent, differentiated by torch's own rules."""
+    net, perturbation = network("batch"), make_perturbation(name, 0.1)
+    parameters, (inputs, labels) = net.parameters(), samples(8)
+    toward = tangent(parameters)
+    weights = torch.linspace(0.5, 1.5, 8, dtype=F64).requires_grad_()
+    leaves = {key: value.requires_grad_() for key, value in parameters.items()}
+
+    def gradient(at):
+        losses = cross_entropy(net.train(at, net.buffers(), inputs, 0)[0], labels, reduction="none")
+        found = torch.autograd.grad((weights * losses).mean(), list(at.values()), create_graph=True)
+        return dict(zip(at, found, strict=True))
+
+    first = gradient(leaves)
+    epsilon = perturbation.ascent(leaves, first)
+    direction = perturbation.descent(first, gradient({key: leaves[key] + epsilon[key] for key in leaves}))
+    product = sum((direction[key] * toward[key]).sum() for key in leaves)
+    *expected, expected_weights = torch.autograd.grad(product, [*leaves.values(), weights])
+
+    batch = MicroBatch(inputs, labels, weights.detach(), 0)
+    found = micro_batch_pullback(net, net.parameters(), net.buffers(), batch, perturbation, toward)
+    for key, value in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(found.direct[key] + found.through[key], value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.direct_weights + found.through_weights, expected_weights, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
