@@ -39,7 +39,7 @@ def test_the_plan_of_the_quickstart_is_exact(request):
     found = plan(load_config(request.config.rootpath / DIGITS))
     assert found.rows == {"train": 1045, "validation": 375, "test": 377}
     assert (found.classes, found.input_shape) == (10, (1, 8, 8))
-    assert (found.steps, found.steps_per_epoch, found.micro_batches, found.checkpoints) == (320, 8, 2, 10)
+    assert (found.steps, found.steps_per_epoch, found.micro_batches, found.checkpoints) == (160, 8, 2, 10)
     assert (found.train_workers, found.score_actors) == (2, 2)
     assert set(found.seconds) == {"train", "score"}
     assert all(seconds > 0 for seconds in found.seconds.values())
