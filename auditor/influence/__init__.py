@@ -1,10 +1,20 @@
 """Influence in pure torch, under any launcher."""
 
-from auditor.influence.directional import Direction, Point, derivatives_along, directional_derivatives, sample_logits
+from auditor.influence.directional import (
+    Direction,
+    Point,
+    derivatives_along,
+    derivatives_at,
+    directional_derivatives,
+    directions_to,
+    sample_logits,
+)
 from auditor.influence.effective_step import effective_steps, nearest_checkpoints
 from auditor.influence.gif import gif_direction
+from auditor.influence.gif_step import step_derivatives
 from auditor.influence.query import Evaluated, evaluate, query_gradient
 from auditor.influence.statistics import PreciseStatistics, fold, with_running
+from auditor.influence.trak import random_projection, trak_tangent
 
 __all__ = [
     "Direction",
@@ -12,13 +22,18 @@ __all__ = [
     "Point",
     "PreciseStatistics",
     "derivatives_along",
+    "derivatives_at",
     "directional_derivatives",
+    "directions_to",
     "effective_steps",
     "evaluate",
     "fold",
     "gif_direction",
     "nearest_checkpoints",
     "query_gradient",
+    "random_projection",
     "sample_logits",
+    "step_derivatives",
+    "trak_tangent",
     "with_running",
 ]

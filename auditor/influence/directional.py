@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.func import jvp, vmap
 from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
 from auditor.influence.statistics import PreciseStatistics, fold
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
+
+
+_TANGENTS = 8
+"""Tangents that share one pass: their activations are held together."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def directional_derivatives(
 def derivatives_along(network: Network, directions: Sequence[Direction], inputs: Tensor, labels: Tensor) -> Tensor:
     """⟨∇l_k(θ_d), v_d⟩ for every sample and direction: one dual forward pass each.
 
+    Directions whose `point` is one and the same object share the pass at that point: see `derivatives_at`.
+
     Args:
         network: The model.
         directions: Points and tangents.
@@ -105,8 +111,67 @@ def derivatives_along(network: Network, directions: Sequence[Direction], inputs:
     Returns:
         [m, directions], in float64: influence is a weighted sum over the directions.
     """
-    found = [directional_derivatives(network, direction, inputs, labels)[1].double() for direction in directions]
-    return torch.stack(found, dim=1) if found else torch.zeros(len(labels), 0, dtype=torch.float64)
+    found = torch.zeros(len(labels), len(directions), dtype=torch.float64, device=labels.device)
+    for places in _by_point(directions).values():
+        if len(places) == 1:
+            _, column = directional_derivatives(network, directions[places[0]], inputs, labels)
+            found[:, places[0]] = column.double()
+        else:
+            together = derivatives_at(network, [directions[place] for place in places], inputs, labels)
+            found[:, places] = together.double()
+    return found
+
+
+def derivatives_at(network: Network, directions: Sequence[Direction], inputs: Tensor, labels: Tensor) -> Tensor:
+    """⟨∇l_k(θ), v_d⟩ for several tangents at one point: the losses themselves are computed once for a few tangents.
+
+    Args:
+        network: The model; all its operations must have batching rules.
+        directions: Tangents at the point of the first.
+        inputs: [m, ...], not augmented.
+        labels: [m].
+
+    Returns:
+        [m, directions]
+    """
+    point = directions[0].point
+
+    def losses(parameters: Tensors, statistics: Tensors) -> Tensor:
+        logits = sample_logits(network, Point(parameters, point.buffers, statistics), inputs)
+        return cross_entropy(logits, labels, reduction="none")
+
+    def along(parameters: Tensors, statistics: Tensors) -> Tensor:
+        _, derivative, *_ = jvp(losses, (point.parameters, point.statistics), (parameters, statistics))
+        return derivative
+
+    columns = []
+    with torch.no_grad(), plain_attention():
+        for first in range(0, len(directions), _TANGENTS):
+            some = directions[first : first + _TANGENTS]
+            stacked = (_stack([d.parameters for d in some]), _stack([d.statistics for d in some]))
+            columns.append(vmap(along, out_dims=1)(*stacked))
+    return torch.cat(columns, dim=1)
+
+
+def directions_to(directions: Sequence[Direction], device: torch.device) -> tuple[Direction, ...]:
+    """The same directions on a device; those that shared a point still do."""
+    points = {id(direction.point): direction.point for direction in directions}
+    moved = {key: point.to(device) for key, point in points.items()}
+    return tuple(
+        Direction(moved[id(given.point)], _to(given.parameters, device), _to(given.statistics, device))
+        for given in directions
+    )
+
+
+def _by_point(directions: Sequence[Direction]) -> dict[int, list[int]]:
+    places: dict[int, list[int]] = {}
+    for place, direction in enumerate(directions):
+        places.setdefault(id(direction.point), []).append(place)
+    return places
+
+
+def _stack(tensors: Sequence[Tensors]) -> Tensors:
+    return {name: torch.stack([each[name] for each in tensors]) for name in tensors[0]}
 
 
 def _to(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
