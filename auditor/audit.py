@@ -231,6 +231,11 @@ class Audit:
             from auditor.distributed.cluster import cluster
             from auditor.distributed.score import score_on_ray
 
+            if "gif_step" in self.config.score.methods:
+                from auditor.distributed.gif_step import gif_step_on_ray
+
+                with cluster(self.config.resources, self._verbose), self._timed("gif_step"):
+                    gif_step_on_ray(self.config, self.folder)
             with cluster(self.config.resources, self._verbose), self._timed("score"):
                 score_on_ray(self.config, self.folder)
         rows = Dataset.load(self.folder).splits["train"].rows

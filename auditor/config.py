@@ -26,6 +26,8 @@ from auditor.methods import AUTO, METHODS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+NameText = Annotated[str, Field(coerce_numbers_to_str=True)]
+"""A name from the data, where YAML may take `7` for a number."""
 
 
 class Section(BaseModel):
@@ -245,6 +247,21 @@ class Evaluation(Section):
     """Rows a forward pass."""
 
 
+class Query(Section):
+    """What influence is measured on: f, the mean loss over the validation rows that are chosen; all by default."""
+
+    class_name: NameText | None = None
+    """The validation rows of this class."""
+    sample_ids: Annotated[list[NameText], Field(min_length=1)] | None = None
+    """These validation rows: why does the model do what it does with them?"""
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Query:
+        if self.class_name is not None and self.sample_ids is not None:
+            raise ValueError("class_name and sample_ids are given, a query is one of them")
+        return self
+
+
 class Replay(Section):
     """Exact influence by sweeping training backwards."""
 
@@ -273,8 +290,18 @@ class Score(Section):
     """Score columns to write."""
     checkpoints: Annotated[int, Field(ge=1)] | None = None
     """Use this many of the recorded checkpoints, spread evenly; all of them by default."""
+    ablation: bool = False
+    """Beside `gif`, write `gif@3`, `gif@5` and `gif@10`: GIF with that many of the checkpoints."""
+    trak_dimensions: PositiveInt = 256
+    """Columns of TRAK's random projection, best below half of the training rows."""
     batch_size: PositiveInt = 128
     """Rows a scoring pass."""
+
+    @model_validator(mode="after")
+    def _ablates_what_is_scored(self) -> Score:
+        if self.ablation and "gif" not in self.methods:
+            raise ValueError("ablation is of gif, which is not among methods")
+        return self
 
 
 class Verify(Section):
@@ -349,6 +376,8 @@ class Config(Section):
     """Training."""
     evaluation: Evaluation = Evaluation()
     """Evaluation."""
+    query: Query = Query()
+    """What influence is measured on."""
     replay: Replay = Replay()
     """Exact influence."""
     score: Score = Score()

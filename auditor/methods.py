@@ -19,19 +19,32 @@ class Method:
     meaning: str
     """One line for tables and reports."""
     predicts: bool = True
-    """Whether it is an influence: its harm is a predicted change of validation loss, in nats. The others only say how
-    wrong a label looks, or nothing."""
+    """Whether it is an influence: its harm is a predicted change of f, validation loss by default, in nats. The others
+    only say how wrong a label looks, or nothing."""
     harm_sign: float = -1.0
-    """harm = sign x score: an influence is positive for a sample that helps; a suspect has a high loss or a low
-    margin."""
+    """harm = sign x (score − neutral): an influence is positive for a sample that helps; a suspect has a high loss or
+    a low margin."""
+    neutral: float = 0.0
+    """The score from which on a sample is neither harmful nor suspicious."""
 
 
 _ALL = (
     Method("replay", "exact influence: all of SAM training differentiated backwards"),
+    Method("gif_step", "SAM-GIF at every step: the gradients that training took, curvature dropped"),
     Method("gif", "SAM-GIF: gradients at the checkpoints, curvature dropped"),
+    Method("trak", "a linear model of randomly projected gradients, last checkpoint (Park et al. 2023)"),
+    Method("tracin", "TracInCP: sample and query gradient at the same checkpoint, θ for both (Pruthi et al. 2020)"),
     Method("loss", "loss at the end of training", predicts=False, harm_sign=1.0),
     Method("margin", "margin at the end of training", predicts=False),
     Method("aum", "margin averaged over training (Pleiss et al. 2020)", predicts=False),
+    Method("aum_perturbed", "margin at θ + ε averaged over training: AUM where SAM looks", predicts=False),
+    Method(
+        "self_confidence",
+        "probability of the given label averaged over training (Swayamdipta et al. 2020)",
+        predicts=False,
+        neutral=0.5,
+    ),
+    Method("random", "a number drawn from the seed: what any other score must beat", predicts=False, harm_sign=1.0),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
@@ -56,7 +69,8 @@ def harm(column: str, scores: NDArray[np.floating]) -> NDArray[np.float64]:
     Returns:
         Values of the same shape; a zero is never negative, so that equal scores stay equal.
     """
-    return METHODS[base(column)].harm_sign * scores.astype("float64") + 0.0
+    method = METHODS[base(column)]
+    return method.harm_sign * (scores.astype("float64") - method.neutral) + 0.0
 
 
 def is_score(column: str) -> bool:

@@ -113,8 +113,8 @@ def plan(config: Config) -> Plan:
             "train": steps
             * seconds["micro_batch"]
             * math.ceil(train.batch_size // train.micro_batch_size / resources.train_workers),
-            "score": rows * seconds["score_row"] * checkpoints / resources.score_actors
-            if "gif" in config.score.methods
+            "score": rows * seconds["score_row"] * checkpoints * passes / resources.score_actors
+            if (passes := sum(method in config.score.methods for method in ("gif", "tracin")))
             else rows * seconds["forward_row"] / resources.score_actors,
         },
         memory={

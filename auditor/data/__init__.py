@@ -5,6 +5,7 @@ from auditor.data.dataset import Dataset
 from auditor.data.decode import CorruptImageError, decode_column, decode_image, normalise
 from auditor.data.peek import Peek, peek
 from auditor.data.prepare import count_rows, prepare
+from auditor.data.query import query_name, query_rows
 from auditor.data.samples import Samples, inputs_of_batch
 from auditor.data.splits import SPLITS, SplitName
 
@@ -23,4 +24,6 @@ __all__ = [
     "normalise",
     "peek",
     "prepare",
+    "query_name",
+    "query_rows",
 ]

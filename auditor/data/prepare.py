@@ -20,6 +20,7 @@ from auditor.data.checks import (
 from auditor.data.dataset import DATASET_FILE, Dataset, SplitFacts, fingerprint
 from auditor.data.parts import Part, choose_parts, merge_rows, split_shares
 from auditor.data.quarantine import Quarantine
+from auditor.data.query import query_rows
 from auditor.data.snapshot import FOLDER, SnapshotWriter
 from auditor.data.sources import Source, open_source
 from auditor.data.splits import SPLITS, SplitName, flip_labels
@@ -43,7 +44,8 @@ def prepare(config: Config, run: RunFolder) -> Dataset:
         The view of ``dataset.json``.
 
     Raises:
-        InputError: The source cannot be read, too much of it cannot be used, or too little of it is left.
+        InputError: The source cannot be read, too much of it cannot be used, too little of it is left, or there is no
+            such query.
     """
     source = open_source(config.data)
     class_names, parts = choose_parts(config, source)
@@ -62,6 +64,7 @@ def prepare(config: Config, run: RunFolder) -> Dataset:
     for split in SPLITS[1:]:
         check_against_training(parts[split], training, survey, class_names, quarantine)
         check_enough(parts[split], source.where(parts[split].table), quarantine)
+    query_rows(config.query, class_names, parts["validation"].kept_ids, parts["validation"].kept_labels)
     flipped = _flip(config, parts)
     run.remove(DATASET_FILE)
     run.remove(FOLDER)

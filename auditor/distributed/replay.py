@@ -15,7 +15,7 @@ from auditor.trajectory import TrajectoryReader
 
 
 def replay_on_ray(config: Config, run: RunFolder) -> Replay:
-    """Differentiate the validation loss through the recorded training; an earlier result is left alone.
+    """Differentiate f, the loss of the query, through the recorded training; an earlier result is left alone.
 
     Args:
         config: The audit.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from auditor.distributed.loop import StepInputs, all_reduce, share_of
 from auditor.distributed.trained_run import TrainedRun
 from auditor.sam import MicroBatch, State, StepSettings, sam_step
+from auditor.sam.perturbation import global_norm
 from auditor.trajectory.reader import RecordedStep
 
 
@@ -67,3 +68,9 @@ class Retraining:
                 state = self.forward(state, step)
                 progress(step.index + 1)
         return state
+
+
+def drift_from(recorded: State, found: State) -> float:
+    """‖θ − θ_recorded‖ / ‖θ_recorded‖: how far a training run again is from the recorded one."""
+    apart = global_norm(value - recorded.parameters[name] for name, value in found.parameters.items())
+    return float(apart / global_norm(recorded.parameters.values()))

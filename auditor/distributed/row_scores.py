@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from auditor.storage import RunFolder
 
-FOLDERS = ("replay", "hif")
+FOLDERS = ("replay", "gif_step", "hif")
 """Stages that leave such scores."""
 
 

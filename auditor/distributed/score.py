@@ -19,7 +19,7 @@ from auditor.distributed.cluster import worker_resources
 from auditor.distributed.loop import dtype_of, new_model
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
-from auditor.influence import derivatives_along, sample_logits
+from auditor.influence import derivatives_along, directions_to, sample_logits
 from auditor.methods import METHODS, base, in_order
 from auditor.progress import Progress, Watch
 from auditor.sam import Network
@@ -109,7 +109,7 @@ class Scorer:
         self.network = Network(new_model(self.config, self.dataset).to(self.device))
         found: ScoringInputs = ray.get(prepared)
         self.final = found.final.to(self.device)
-        self.directions = [direction.to(self.device) for direction in found.directions]
+        self.directions = directions_to(found.directions, self.device)
         self.weights = {
             column: torch.as_tensor(weights, device=self.device) for column, weights in found.weights.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from auditor import counters
 from auditor.config import Config
+from auditor.data import query_name
 from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.trained_run import TrainedRun
-from auditor.influence import Direction, Point, effective_steps, evaluate, gif_direction, nearest_checkpoints
+from auditor.influence import (
+    Direction,
+    Point,
+    directions_to,
+    evaluate,
+    gif_direction,
+    nearest_checkpoints,
+    random_projection,
+    trak_tangent,
+)
 from auditor.methods import base
 from auditor.storage import RunFolder
 
 _CPU = torch.device("cpu")
+_ABLATION = (3, 5, 10)
+"""Checkpoints of GIF in the paper's ablation (figure 12)."""
+
+_Sums = tuple[Sequence[Direction], dict[str, NDArray[np.float64]]]
+"""Directions and, by score column, W [rows, directions]."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +68,13 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
     """
     trained = TrainedRun(config, run, device)
     methods = config.score.methods
-    directions: tuple[Direction, ...] = ()
-    weights = {}
-    if "gif" in methods:
-        directions, weights["gif"] = _gif(trained)
+    sums = [of(trained) for name, of in _SUMS.items() if name in methods]
     known = {name: values for name, values in read_row_scores(run).items() if base(name) in methods}
-    if "aum" in methods:
-        known["aum"] = trained.reader.area_under_margin()
+    known |= {name: of(trained) for name, of in _RECORDED.items() if name in methods}
     return ScoringInputs(
         final=trained.point(trained.manifest.steps).to(_CPU),
-        directions=directions,
-        weights=weights,
+        directions=directions_to([direction for directions, _ in sums for direction in directions], _CPU),
+        weights=_side_by_side(sums),
         known=known,
         evaluation=_evaluation(trained),
     )
@@ -81,9 +94,12 @@ def _evaluation(trained: TrainedRun) -> dict[str, Any]:
                 "validation_accuracy": measured.accuracy,
             }
         )
-    tested = evaluate(trained.network, trained.point(trained.manifest.steps), trained.chunks("test"))
+    final = trained.point(trained.manifest.steps)
+    tested = evaluate(trained.network, final, trained.chunks("test"))
     return {
         "statistics": trained.config.evaluation.statistics,
+        "query": query_name(trained.config.query),
+        "query_loss": trained.query_loss(final),
         "checkpoints": curve,
         "validation_loss": curve[-1]["validation_loss"],
         "validation_accuracy": curve[-1]["validation_accuracy"],
@@ -92,26 +108,94 @@ def _evaluation(trained: TrainedRun) -> dict[str, Any]:
     }
 
 
-def _gif(trained: TrainedRun) -> tuple[tuple[Direction, ...], NDArray[np.float64]]:
-    """A direction for each checkpoint that is used, and W [rows, checkpoints]."""
+def _gif(trained: TrainedRun) -> _Sums:
+    """A direction for each checkpoint that is used, and W [rows, checkpoints]; for an ablation, W of fewer as well."""
     manifest, reader = trained.manifest, trained.reader
-    chosen = _evenly(np.array(manifest.checkpoints), trained.config.score.checkpoints)
+    chosen = _chosen(trained)
     gradient = trained.validation_gradient()
     directions = []
     for step in chosen.tolist():
         state = reader.state(step).to(trained.device)
         # No step follows the final state; the batch before it gives its ε.
         batches = trained.micro_batches(min(step, manifest.steps - 1))
-        direction = gif_direction(
-            trained.network, trained.precise, state, batches, manifest.micro_batches, trained.perturbation, gradient
+        directions.append(
+            gif_direction(
+                trained.network, trained.precise, state, batches, manifest.micro_batches, trained.perturbation, gradient
+            )
         )
-        directions.append(direction.to(_CPU))
-    optimizer = manifest.optimizer
-    weights = effective_steps(
-        reader.learning_rates(), optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"]
+    sizes = trained.step_sizes()
+    weights = {"gif": _exposures(trained, sizes, chosen)}
+    for count in _ABLATION if trained.config.score.ablation else ():
+        if count <= len(chosen):
+            fewer = _evenly(chosen, count)
+            weights[f"gif@{count}"] = np.zeros_like(weights["gif"])
+            weights[f"gif@{count}"][:, np.searchsorted(chosen, fewer)] = _exposures(trained, sizes, fewer)
+    return directions, weights
+
+
+def _tracin(trained: TrainedRun) -> _Sums:
+    """∇f at each checkpoint that is used, and W [rows, checkpoints] from the learning rate as it was."""
+    chosen = _chosen(trained)
+    directions = []
+    for step in chosen.tolist():
+        point = trained.point(step)
+        gradient = trained.validation_gradient(point)
+        directions.append(Direction.along(trained.precise, point.parameters, point.buffers, gradient))
+    sizes = trained.reader.learning_rates() / trained.manifest.batch_size
+    return directions, {"tracin": _exposures(trained, sizes, chosen)}
+
+
+def _trak(trained: TrainedRun) -> _Sums:
+    """One direction at the end of training; every sample counts alike."""
+    config, point = trained.config, trained.point(trained.manifest.steps)
+    seed = counters.seed_of("trak", config.seed)
+    projection = random_projection(point.parameters, config.score.trak_dimensions, seed)
+    tangent = trak_tangent(
+        trained.network, trained.precise, point, trained.chunks("train"), trained.validation_gradient(), projection
     )
-    intervals = nearest_checkpoints(chosen, manifest.steps)
-    return tuple(directions), reader.exposures(weights / manifest.batch_size, intervals, len(chosen))
+    direction = Direction.along(trained.precise, point.parameters, point.buffers, tangent)
+    return [direction], {"trak": np.ones((trained.manifest.rows, 1))}
+
+
+def _confidence(trained: TrainedRun) -> NDArray[np.float64]:
+    return trained.reader.mean_signal("loss", lambda losses: np.exp(-losses))
+
+
+_SUMS: Mapping[str, Callable[[TrainedRun], _Sums]] = {"gif": _gif, "tracin": _tracin, "trak": _trak}
+"""Methods that are sums of directional derivatives."""
+
+_RECORDED: Mapping[str, Callable[[TrainedRun], NDArray[np.float64]]] = {
+    "aum": lambda trained: trained.reader.mean_signal("margin"),
+    "aum_perturbed": lambda trained: trained.reader.mean_signal("margin_perturbed"),
+    "self_confidence": _confidence,
+    "random": lambda trained: counters.uniform("random", trained.config.seed, np.arange(trained.manifest.rows)),
+}
+"""Detectors [rows] that the ledger or the seed has given already."""
+
+
+def _side_by_side(sums: Sequence[_Sums]) -> dict[str, NDArray[np.float64]]:
+    """W of every column over the directions of all methods together, 0 for those of other methods."""
+    total = sum(len(directions) for directions, _ in sums)
+    wide, first = {}, 0
+    for directions, weights in sums:
+        for column, narrow in weights.items():
+            wide[column] = np.zeros((len(narrow), total))
+            wide[column][:, first : first + len(directions)] = narrow
+        first += len(directions)
+    return wide
+
+
+def _chosen(trained: TrainedRun) -> NDArray[np.integer]:
+    """The checkpoint steps that `score.checkpoints` leaves."""
+    return _evenly(np.array(trained.manifest.checkpoints), trained.config.score.checkpoints)
+
+
+def _exposures(
+    trained: TrainedRun, sizes: NDArray[np.float64], checkpoints: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """W [rows, checkpoints]: step sizes summed over the steps that used a sample, each at its nearest checkpoint."""
+    intervals = nearest_checkpoints(checkpoints, trained.manifest.steps)
+    return trained.reader.exposures(sizes, intervals, len(checkpoints))
 
 
 def _evenly(steps: NDArray[np.integer], count: int | None) -> NDArray[np.integer]:

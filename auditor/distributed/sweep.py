@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.distributed.loop import all_reduce
-from auditor.distributed.retraining import Retraining
+from auditor.distributed.retraining import Retraining, drift_from
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence.replay import Cotangent, step_pullback
 from auditor.sam import State
@@ -29,7 +29,7 @@ class Sweep:
     """What a replay found."""
 
     influence: NDArray[np.float64]
-    """[rows]: positive helps, negative harms; in nats of the mean validation loss."""
+    """[rows]: positive helps, negative harms; in nats of f."""
     drift: dict[int, float]
     """By checkpoint that was reached again: largest difference to the recorded parameters, relative to their norm."""
     predictability: float
@@ -43,7 +43,7 @@ class Sweep:
 def sweep(
     config: Config, run: RunFolder, device: torch.device, progress: Callable[[int], None] = lambda _: None
 ) -> Sweep | str:
-    """Differentiate the validation loss through every recorded step, the last one first.
+    """Differentiate f, the loss of the query, through every recorded step, the last one first.
 
     Between two checkpoints the states are computed again from the earlier one, kept, and swept backwards; where they
     do not fit into `replay.memory_gib`, the segment is halved until they do.
@@ -89,7 +89,7 @@ class _Backwards:
             state = self.trained.reader.state(segment.first_step).to(self.trained.device)
             end = self._sweep(state, steps, first_step)
             recorded = self.trained.reader.state(segment.end_step).to(self.trained.device)
-            self.drift[segment.end_step] = _distance(end, recorded)
+            self.drift[segment.end_step] = drift_from(recorded, end)
             if not self.drift[segment.end_step] <= replay.tolerance:
                 return (
                     f"replay stopped at step {segment.end_step}: it differs from the recorded parameters by "
@@ -155,9 +155,3 @@ class _Backwards:
             for value in tensors.values()
         )
         return max(1, int(self.trained.config.replay.memory_gib * 2**30) // size)
-
-
-def _distance(found: State, recorded: State) -> float:
-    """‖θ − θ_recorded‖ / ‖θ_recorded‖."""
-    apart = global_norm(value - recorded.parameters[name] for name, value in found.parameters.items())
-    return float(apart / global_norm(recorded.parameters.values()))

@@ -7,13 +7,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auditor import counters
 from auditor.config import Config
-from auditor.data import Dataset, Samples, SplitName
+from auditor.data import Dataset, Samples, SplitName, query_rows
 from auditor.distributed.loop import StepInputs, load_samples, new_model
-from auditor.influence import Point, PreciseStatistics, query_gradient, with_running
+from auditor.influence import Point, PreciseStatistics, effective_steps, evaluate, query_gradient, with_running
 from auditor.sam import MicroBatch, Network, Tensors, make_perturbation
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
@@ -23,22 +24,25 @@ _STATISTICS_CHUNK = 256
 
 
 class Chunks:
-    """A split as (inputs, labels) on a device, a chunk at a time, as often as it is iterated.
+    """A split, or some of its rows, as (inputs, labels) on a device, a chunk at a time, as often as it is iterated.
 
     Args:
         samples: The split.
         size: Rows a chunk.
         device: Where the tensors go.
+        rows: Which rows; all by default.
     """
 
-    def __init__(self, samples: Samples, size: int, device: torch.device) -> None:
+    def __init__(
+        self, samples: Samples, size: int, device: torch.device, rows: NDArray[np.integer] | None = None
+    ) -> None:
         self._samples, self._size, self._device = samples, size, device
+        self._rows = np.arange(len(samples)) if rows is None else rows
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(self._samples), self._size):
-            rows = np.arange(first, min(first + self._size, len(self._samples)))
-            labels = self._samples.labels[first : first + self._size]
-            yield self._samples.inputs(rows).to(self._device), labels.to(self._device)
+        for first in range(0, len(self._rows), self._size):
+            rows = self._rows[first : first + self._size]
+            yield self._samples.inputs(rows).to(self._device), self._samples.labels[rows].to(self._device)
 
 
 class TrainedRun:
@@ -87,9 +91,27 @@ class TrainedRun:
         state = self.reader.state(step).to(self.device)
         return Point.at(self.precise, state.parameters, state.buffers)
 
-    def validation_gradient(self) -> Tensors:
-        """∇f(θ_T) of the mean validation loss."""
-        return query_gradient(self.network, self.precise, self.point(self.manifest.steps), self.chunks("validation"))
+    @cached_property
+    def query(self) -> Chunks:
+        """The validation rows over which f is the mean loss: those of `config.query`."""
+        samples = load_samples(self.config, self.run, self.dataset, "validation")
+        rows = query_rows(self.config.query, self.dataset.class_names, samples.sample_ids, samples.labels.numpy())
+        return Chunks(samples, self.config.evaluation.batch_size, self.device, rows)
+
+    def query_loss(self, point: Point) -> float:
+        """F at a point, in nats."""
+        return evaluate(self.network, point, self.query).loss
+
+    def validation_gradient(self, point: Point | None = None) -> Tensors:
+        """∇f at a point; at θ_T by default."""
+        at = self.point(self.manifest.steps) if point is None else point
+        return query_gradient(self.network, self.precise, at, self.query)
+
+    def step_sizes(self) -> NDArray[np.float64]:
+        """η̄_t / b: what a unit of a sample's gradient at each step moves the final parameters by, [steps]."""
+        optimizer, rates = self.manifest.optimizer, self.reader.learning_rates()
+        effective = effective_steps(rates, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
+        return effective / self.manifest.batch_size
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """All micro-batches of a recorded step, as they were trained on, one at a time."""

@@ -55,6 +55,30 @@ def replay_worker(settings: dict[str, Any]) -> str | None:
     return None
 
 
+def gif_step_worker(settings: dict[str, Any]) -> str | None:
+    """Take the recorded steps again on this worker for GIF at every step; the first one keeps the result.
+
+    Args:
+        settings: As for `train_worker`.
+
+    Returns:
+        None at the end, or why the result would be wrong.
+    """
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    from auditor.distributed.every_step import gif_at_every_step
+    from auditor.distributed.row_scores import write_row_scores
+
+    config, run = _open(settings)
+    found = gif_at_every_step(config, run, get_device(), _progress(run))
+    if isinstance(found, str):
+        return found
+    if get_context().get_world_rank() == 0:
+        write_row_scores(run, "gif_step", {"gif_step": found})
+    return None
+
+
 def _open(settings: dict[str, Any]) -> tuple[Config, RunFolder]:
     import torch
 

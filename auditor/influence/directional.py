@@ -20,7 +20,6 @@ from auditor.influence.statistics import PreciseStatistics, fold
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
 
-
 _TANGENTS = 8
 """Tangents that share one pass: their activations are held together."""
 
@@ -142,7 +141,8 @@ def derivatives_at(network: Network, directions: Sequence[Direction], inputs: Te
 
     def along(parameters: Tensors, statistics: Tensors) -> Tensor:
         _, derivative, *_ = jvp(losses, (point.parameters, point.statistics), (parameters, statistics))
-        return derivative
+        found: Tensor = derivative
+        return found
 
     columns = []
     with torch.no_grad(), plain_attention():

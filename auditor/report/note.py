@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from auditor.methods import METHODS, base
 from auditor.report.summary import Summary, caveat, verdict
 from auditor.report.tracking_store import clip
 
-_ID_LENGTH, _LABEL_LENGTH = 48, 24
+_ID_LENGTH, _LABEL_LENGTH, _QUERY_LENGTH = 48, 24, 100
 """Longest texts in the table, so that even fully escaped it stays within the 8,000 characters of a tag."""
 
 
@@ -20,7 +21,8 @@ def note(summary: Summary, report_page: str, model_uri: str | None) -> str:
         report_page: Address of report.html in MLflow's interface.
         model_uri: The logged model, if it can be loaded.
     """
-    first, *others = verdict(summary)
+    # Its name may come from the data.
+    first, *others = verdict(replace(summary, query=escape(summary.query, _QUERY_LENGTH)))
     influence = METHODS[base(summary.rank_by)].predicts
     lines = [
         f"**{first}** Open [report.html]({report_page}) first: it shows the samples. All of them, the most harmful "

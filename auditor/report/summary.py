@@ -52,7 +52,7 @@ class Summary:
     """By method; empty where the truth is unknown."""
     rank_by: str
     predicted_effect: float | None
-    """Sum of the flagged samples' harm: the predicted fall of validation loss in nats; None for a mere detector."""
+    """Sum of the flagged samples' harm: the predicted fall of the query's loss in nats; None for a mere detector."""
     disagreeing: int
     """Flagged samples whose suggested label is not the given one."""
     wrong: int | None
@@ -63,6 +63,10 @@ class Summary:
     """The ten most harmful samples."""
     folder: str
     """Path or URI of the report's folder."""
+    query: str
+    """What influence is measured on, as a sentence calls it: `validation loss`, unless a query was chosen."""
+    query_loss: float
+    """Its value at the end of training, in nats."""
     predictability: float | None = None
     """Growth of the cotangent in exact replay; None without one."""
     fidelity: Fidelity | None = None
@@ -119,6 +123,8 @@ def summarise(ranking: Ranking, detection: Mapping[str, Detection], run: RunFold
         flagged_wrong=None if wrong is None else int(np.sum(wrong & flagged)),
         top=tuple(TopSample(**{name: row.get(name) for name in fields}) for row in top),
         folder=f"{run}/report",
+        query=evaluation["query"],
+        query_loss=evaluation["query_loss"],
         predictability=run.read_json(_REPLAY)["predictability"] if run.exists(_REPLAY) else None,
         fidelity=Fidelity.read(run),
     )
@@ -164,9 +170,9 @@ def verdict(summary: Summary) -> list[str]:
             "removing a sample."
         )
     elif count == 0:
-        sentences.append("No removal is predicted to lower validation loss.")
+        sentences.append(f"No removal is predicted to lower {summary.query}.")
     else:
-        sentences.append(_effect(summary.predicted_effect, summary.validation_loss))
+        sentences.append(_effect(summary.predicted_effect, summary.query, summary.query_loss))
     if summary.fidelity is not None:
         sentences += fidelity_sentences(summary.fidelity, summary.rank_by)
     if count:
@@ -205,10 +211,8 @@ def _fidelity(found: Fidelity) -> dict[str, Any]:
     return {name: of(method) for name, method in found.methods.items()}
 
 
-def _effect(effect: float, loss: float | None) -> str:
-    text = f"Removing all flagged samples is predicted to lower validation loss by {effect:.3g}"
-    if loss is None:
-        return f"{text}."
+def _effect(effect: float, query: str, loss: float) -> str:
+    text = f"Removing all flagged samples is predicted to lower {query} by {effect:.3g}"
     if effect < loss:
         return f"{text}, from {loss:.3g} now."
     return f"{text}; as it is only {loss:.3g} now, this size cannot be taken literally."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,16 +122,26 @@ class TrajectoryReader:
             np.add.at(sums, (samples.flatten().to_numpy(), intervals[steps]), step_weights[steps])
         return sums
 
-    def area_under_margin(self) -> NDArray[np.float64]:
-        """AUM (Pleiss et al. 2020): each sample's margin at θ averaged over the epochs that saw it; NaN if none did.
+    def mean_signal(
+        self, name: str, of: Callable[[NDArray[np.floating]], NDArray[np.floating]] = np.asarray
+    ) -> NDArray[np.float64]:
+        """A signal, or a function of it, averaged over the epochs that saw a sample; NaN if none did.
+
+        The mean of `margin` is AUM (Pleiss et al. 2020), that of exp(−`loss`) the confidence of Swayamdipta et al.
+        2020.
+
+        Args:
+            name: Column of the signals.
+            of: Applied to the values before they are averaged.
 
         Returns:
             [rows]
         """
         sums, counts = np.zeros(self.manifest.rows), np.zeros(self.manifest.rows)
         for table in self.signals():
-            np.add.at(sums, table["sample"].to_numpy(), table["margin"].to_numpy())
-            np.add.at(counts, table["sample"].to_numpy(), 1)
+            samples = table["sample"].to_numpy()
+            np.add.at(sums, samples, of(table[name].to_numpy()))
+            np.add.at(counts, samples, 1)
         means = np.full(self.manifest.rows, np.nan)
         np.divide(sums, counts, out=means, where=counts > 0)
         return means

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -75,10 +76,21 @@ def equal_states(left, right) -> bool:
     )
 
 
-def train_here(audit: Config) -> RunFolder:
-    """Prepare and train in this process; returns the run folder, ready to score."""
+def train_here(audit: Config, change_label: tuple[int, int] | None = None) -> RunFolder:
+    """Prepare and train in this process; returns the run folder, ready to score.
+
+    `change_label` is (row, by how many classes its training label is moved before training).
+    """
     run = RunFolder(audit.run)
     prepare(audit, run)
+    if change_label is not None:
+        row, by = change_label
+        [name] = run.names("dataset/train")
+        table = run.read_table(f"dataset/train/{name}")
+        labels = table["label"].to_pylist()
+        labels[row] = (labels[row] + by) % 10
+        column = table.column_names.index("label")
+        run.write_table(f"dataset/train/{name}", table.set_column(column, "label", pa.array(labels, pa.int32())))
     torch.set_num_threads(1)
     assert run_training(audit, run, torch.device("cpu")) is None
     return run

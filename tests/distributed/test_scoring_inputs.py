@@ -20,6 +20,7 @@ from auditor.distributed.loop import new_model
 from auditor.distributed.scoring_inputs import _evenly, prepare_scoring
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
+from auditor.influence import Point, derivatives_along, sample_logits
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 from tests.distributed.builders import config, train_here
@@ -55,6 +56,19 @@ def run(audit):
 @pytest.fixture(scope="module")
 def found(audit, run):
     return prepare_scoring(audit, run, CPU)
+
+
+def scoring(audit, methods, seed=0, **changes):
+    """The audit with other methods."""
+    score, report = {"methods": methods, **changes}, {"rank_by": methods[0]}
+    return config(audit.run, **CHANGES, seed=seed, score=score, report=report)
+
+
+def scores_of(audit, run, inputs):
+    """What the scoring actors make of the inputs, for all rows at once."""
+    trained = TrainedRun(audit, run, CPU)
+    derivatives = derivatives_along(trained.network, inputs.directions, *rows_of(run, "train")).numpy()
+    return {column: (weights * derivatives).sum(1) for column, weights in inputs.weights.items()}
 
 
 def rows_of(run, split):
@@ -120,6 +134,8 @@ def test_evaluation_has_the_contracts_fields_and_ends_with_the_final_state(found
     evaluation = found.evaluation
     assert list(evaluation) == [
         "statistics",
+        "query",
+        "query_loss",
         "checkpoints",
         "validation_loss",
         "validation_accuracy",
@@ -127,6 +143,8 @@ def test_evaluation_has_the_contracts_fields_and_ends_with_the_final_state(found
         "test_accuracy",
     ]
     assert evaluation["statistics"] == "precise"
+    assert evaluation["query"] == "validation loss"
+    assert evaluation["query_loss"] == evaluation["validation_loss"]
     assert [set(entry) for entry in evaluation["checkpoints"]] == [
         {"step", "epoch", "validation_loss", "validation_accuracy"}
     ] * 4
@@ -209,13 +227,27 @@ def test_exposures_are_effective_steps_summed_over_the_ledger(run, found):
     np.testing.assert_allclose(found.weights["gif"], expected, rtol=1e-9, atol=1e-15)
 
 
-def test_area_under_margin_is_the_mean_of_the_recorded_margins(run, found):
-    margins = {}
+def test_detectors_are_means_of_the_recorded_signals(audit, run):
+    methods = ["aum", "aum_perturbed", "self_confidence", "random"]
+    known = prepare_scoring(scoring(audit, methods), run, CPU).known
+    assert set(known) == set(methods)
+    signals = {}
     for row in pa.concat_tables(TrajectoryReader(run).signals()).to_pylist():
-        margins.setdefault(row["sample"], []).append(row["margin"])
-    assert sorted(margins) == list(range(300))
-    expected = [np.mean(margins[sample]) for sample in range(300)]
-    np.testing.assert_allclose(found.known["aum"], expected, rtol=1e-6)
+        values = (row["margin"], row["margin_perturbed"], np.exp(-row["loss"]))
+        signals.setdefault(row["sample"], []).append(values)
+    assert sorted(signals) == list(range(300))
+    expected = np.array([np.mean(signals[sample], axis=0) for sample in range(300)])
+    for column, name in enumerate(methods[:3]):
+        np.testing.assert_allclose(known[name], expected[:, column], rtol=1e-6)
+
+
+def test_the_control_is_drawn_by_seed_and_spread_evenly(audit, run):
+    first, again = (prepare_scoring(scoring(audit, ["random"]), run, CPU).known["random"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert len(np.unique(first)) == 300
+    assert first.mean() == pytest.approx(0.5, abs=0.06)
+    other = scoring(audit, ["random"], seed=1)
+    assert np.corrcoef(first, prepare_scoring(other, run, CPU).known["random"])[0, 1] == pytest.approx(0, abs=0.15)
 
 
 @pytest.mark.parametrize(
@@ -260,3 +292,95 @@ def test_a_training_that_has_not_ended_is_refused_with_its_step(audit, run, tmp_
     half.write_json("trajectory/manifest.json", {**manifest, "status": "running", "checkpoints": [0, 9]})
     with pytest.raises(StageError, match="training has reached step 9 of 27; let it end first"):
         prepare_scoring(audit, half, CPU)
+
+
+def test_gif_with_fewer_checkpoints_is_gif_of_those_alone(audit, run, found):
+    inputs = prepare_scoring(scoring(audit, ["gif"], ablation=True), run, CPU)
+    # The run has 4 checkpoints: neither 5 nor 10 can be taken of them.
+    assert list(inputs.weights) == ["gif", "gif@3"]
+    assert len(inputs.directions) == 4
+    np.testing.assert_array_equal(inputs.weights["gif"], found.weights["gif"])
+    assert not inputs.weights["gif@3"][:, 1].any()
+    alone = scoring(audit, ["gif"], checkpoints=3)
+    expected = scores_of(alone, run, prepare_scoring(alone, run, CPU))["gif"]
+    np.testing.assert_allclose(scores_of(audit, run, inputs)["gif@3"], expected, rtol=1e-10)
+
+
+def test_columns_keep_their_directions_beside_those_of_other_methods(audit, run, found):
+    together = prepare_scoring(scoring(audit, ["tracin", "trak", "gif"], trak_dimensions=3), run, CPU)
+    assert len(together.directions) == 9
+    assert all(weights.shape == (300, 9) for weights in together.weights.values())
+    scores = scores_of(audit, run, together)
+    np.testing.assert_allclose(scores["gif"], scores_of(audit, run, found)["gif"], rtol=1e-10)
+    for name in ("tracin", "trak"):
+        alone = scoring(audit, [name], trak_dimensions=3)
+        expected = scores_of(alone, run, prepare_scoring(alone, run, CPU))[name]
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-10)
+
+
+def test_tracin_is_the_product_of_gradients_at_each_checkpoint_by_autograd(audit, run):
+    inputs = prepare_scoring(scoring(audit, ["tracin"]), run, CPU)
+    trained = TrainedRun(audit, run, CPU)
+    ledger = pa.concat_tables(TrajectoryReader(run).batches()).to_pylist()
+    rows, expected = [0, 17, 250], np.zeros(3)
+    for index, step in enumerate(STEPS):
+        state = trained.reader.state(step)
+
+        def gradient(batch_inputs, batch_labels, state=state):
+            leaves = {name: value.clone().requires_grad_() for name, value in state.parameters.items()}
+            parts = [trained.precise._of_chunk(leaves, state.buffers, chunk) for chunk in trained.precise.chunks]
+            statistics = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+            logits = sample_logits(trained.network, Point(leaves, state.buffers, statistics), batch_inputs)
+            found = torch.autograd.grad(cross_entropy(logits, batch_labels), list(leaves.values()))
+            return torch.cat([value.flatten() for value in found])
+
+        query = gradient(*rows_of(run, "validation"))
+        images, labels = rows_of(run, "train")
+        for place, row in enumerate(rows):
+            used = [
+                entry["lr"] / 32
+                for entry in ledger
+                if row in entry["samples"]
+                and min(range(4), key=lambda other, at=entry["step"] + 0.5: abs(STEPS[other] - at)) == index
+            ]
+            if used:
+                product = query @ gradient(images[row : row + 1], labels[row : row + 1])
+                expected[place] += sum(used) * float(product)
+    np.testing.assert_allclose(scores_of(audit, run, inputs)["tracin"][rows], expected, rtol=1e-8)
+
+
+def test_trak_is_one_direction_at_the_end_of_training(audit, run):
+    inputs = prepare_scoring(scoring(audit, ["trak"], trak_dimensions=5), run, CPU)
+    [direction] = inputs.directions
+    assert all(torch.equal(direction.point.parameters[name], value) for name, value in inputs.final.parameters.items())
+    np.testing.assert_array_equal(inputs.weights["trak"], np.ones((300, 1)))
+
+
+@pytest.mark.parametrize("query", [{"class_name": "7"}, {"sample_ids": ["digits-0000"]}])
+def test_influence_is_measured_on_the_query_and_evaluation_on_the_validation_set(audit, run, found, query):
+    table = run.read_table("dataset/validation")
+    if "sample_ids" in query:
+        query = {"sample_ids": [table["sample_id"][3].as_py()]}
+        chosen = np.array([3])
+    else:
+        chosen = np.flatnonzero(np.asarray(table["label"]) == 7)
+    asked = config(audit.run, **CHANGES, query=query, score={"methods": ["gif"], "checkpoints": 1})
+    inputs = prepare_scoring(asked, run, CPU)
+    images, labels = rows_of(run, "validation")
+    state = TrajectoryReader(run).state(27)
+
+    def query_loss(parameters):
+        with torch.no_grad():
+            return cross_entropy(module_at(audit, run, parameters)(images[chosen]), labels[chosen]).item()
+
+    assert inputs.evaluation["query_loss"] == pytest.approx(query_loss(state.parameters), rel=1e-9)
+    assert inputs.evaluation["query"].startswith("the loss on validation sample")
+    assert inputs.evaluation["validation_loss"] == found.evaluation["validation_loss"]
+    gradient = inputs.directions[0].parameters
+    square = sum(value.square().sum().item() for value in gradient.values())
+    step = 1e-4 / square**0.5
+    ends = [
+        query_loss({name: value + side * step * gradient[name] for name, value in state.parameters.items()})
+        for side in (1, -1)
+    ]
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(square, rel=1e-5)

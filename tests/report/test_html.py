@@ -66,6 +66,12 @@ def test_it_shows_verdict_gallery_figures_detection_and_provenance(tmp_path):
     assert len(text) < 2_000_000
 
 
+def test_harm_is_said_to_be_that_of_the_query(tmp_path):
+    _, page, text = _page(tmp_path, query="the loss on validation samples of class <b>")
+    assert "predicted to lower the loss on validation samples of class <b> by x" in page.text
+    assert "class <b>" not in text
+
+
 def test_it_asks_no_host_for_anything_and_runs_nothing(tmp_path):
     _, page, text = _page(tmp_path)
     sources = [attrs[name] for _, attrs in page.tags for name in ("src", "href", "srcset", "action") if name in attrs]

@@ -27,7 +27,9 @@ def test_it_says_first_what_was_found_and_what_to_open(tmp_path):
 
 def test_it_fits_a_tag_however_wild_the_names(tmp_path):
     ids = [f"{row}{'<|*&' * 100}" for row in range(40)]
-    _, text = _note(tmp_path, sample_ids=ids, class_names=["[x](javascript:alert(1))" * 9, "<script>" * 9])
+    names = ["[x](javascript:alert(1))" * 9, "<script>" * 9]
+    query = f"the loss on validation samples of class {names[0]}"
+    _, text = _note(tmp_path, sample_ids=ids, class_names=names, query=query)
     assert len(text) < 8000
     assert "<script" not in text
     assert "](javascript" not in text

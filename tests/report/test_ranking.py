@@ -14,11 +14,19 @@ from tests.report.builders import Audit
 
 
 @pytest.mark.parametrize(
-    ("method", "worse", "better"), [("gif", -1, 1), ("loss", 5, 0.1), ("margin", -3, 4), ("aum", -3, 4)]
+    ("method", "worse", "better"),
+    [
+        *(("gif", -1, 1), ("gif@3", -1, 1), ("trak", -1, 1), ("tracin", -1, 1), ("gif_step", -1, 1)),
+        *(("loss", 5, 0.1), ("margin", -3, 4), ("aum", -3, 4), ("aum_perturbed", -3, 4), ("self_confidence", 0.1, 0.9)),
+    ],
 )
 def test_a_worse_sample_has_more_harm(method, worse, better):
     bad, good = harm(method, np.array([worse, better], dtype=np.float32))
     assert bad > good
+
+
+def test_a_label_is_suspicious_below_half_of_the_confidence():
+    np.testing.assert_allclose(harm("self_confidence", np.array([0.25, 0.5, 1.0])), [0.25, 0.0, -0.5])
 
 
 def test_harm_of_a_zero_influence_is_a_plain_zero():

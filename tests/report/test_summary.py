@@ -87,7 +87,8 @@ def test_nothing_flagged_and_no_truth(tmp_path):
 def test_a_run_without_test_rows_or_stage_times(tmp_path):
     config, run = Audit().write(tmp_path)
     run.remove("stages.json")
-    run.write_json("evaluation.json", {"checkpoints": [], "validation_loss": 0.5, "test_accuracy": None})
+    evaluation = run.read_json("evaluation.json")
+    run.write_json("evaluation.json", {**evaluation, "test_accuracy": None})
     ranking = rank_samples(config, run)
     summary = summarise(ranking, {}, run)
     assert summary.test_accuracy is None
@@ -113,3 +114,17 @@ def test_predictability_is_that_of_the_replay(tmp_path):
     run = RunFolder(tmp_path)
     run.write_json("replay/replay.json", {"first_step": 0, "predictability": 2.5, "drift": {"8": 0.0}})
     assert summarise(ranking, detect(ranking), run).to_json()["predictability"] == 2.5
+
+
+def test_a_querys_loss_is_named_and_compared_with_itself(tmp_path):
+    _, _, summary = _summary(tmp_path, query="the loss on validation samples of class one")
+    text = " ".join(verdict(summary))
+    assert "predicted to lower the loss on validation samples of class one by" in text
+    assert "from 0.75 now" in text
+    assert "validation loss" not in text
+
+
+@pytest.mark.parametrize("method", ["gif_step", "tracin", "trak"])
+def test_every_influence_of_a_baseline_has_its_caveat(tmp_path, method):
+    _, _, summary = _summary(tmp_path)
+    assert "compared with real retrainings" in caveat(dataclasses.replace(summary, rank_by=method))

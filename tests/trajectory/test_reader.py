@@ -41,18 +41,38 @@ def test_step_samples_are_the_batch_in_its_order(recorded):
         reader.step_samples(plan.steps)
 
 
-def test_area_under_margin_is_the_mean_margin_over_the_epochs_that_saw_the_sample(recorded):
+@pytest.mark.parametrize("name", ["margin", "loss", "margin_perturbed"])
+def test_a_mean_signal_is_its_mean_over_the_epochs_that_saw_the_sample(recorded, name):
+    plan, reader = recorded
+    found = {row: [] for row in range(plan.rows)}
+    for table in reader.signals():
+        for row in table.select(["sample", name]).to_pylist():
+            found[row["sample"]].append(row[name])
+    np.testing.assert_allclose(reader.mean_signal(name), [np.mean(found[row]) for row in range(plan.rows)], rtol=1e-6)
+
+
+def test_the_mean_margin_is_that_of_the_recorded_steps(recorded):
     plan, reader = recorded
     seen = [[] for _ in range(plan.rows)]
     for step, _, micro_batches in steps_from(plan, 0):
         for row in np.concatenate(micro_batches):
             seen[row].append(float(loss_of(step, row)) - 1)
-    np.testing.assert_allclose(reader.area_under_margin(), [np.mean(margins) for margins in seen], rtol=1e-6)
+    np.testing.assert_allclose(reader.mean_signal("margin"), [np.mean(margins) for margins in seen], rtol=1e-6)
 
 
-def test_area_under_margin_is_nan_without_signals(tmp_path):
+def test_a_function_is_applied_before_the_mean(recorded):
+    plan, reader = recorded
+    seen = [[] for _ in range(plan.rows)]
+    for step, _, micro_batches in steps_from(plan, 0):
+        for row in np.concatenate(micro_batches):
+            seen[row].append(np.exp(-float(loss_of(step, row))))
+    found = reader.mean_signal("loss", lambda losses: np.exp(-losses))
+    np.testing.assert_allclose(found, [np.mean(values) for values in seen], rtol=1e-6)
+
+
+def test_a_mean_signal_is_nan_without_signals(tmp_path):
     record(RunFolder(tmp_path), manifest(), signals=False)
-    assert np.isnan(TrajectoryReader(RunFolder(tmp_path)).area_under_margin()).all()
+    assert np.isnan(TrajectoryReader(RunFolder(tmp_path)).mean_signal("margin")).all()
 
 
 def test_a_training_that_has_not_ended_is_refused(tmp_path):

@@ -1,0 +1,62 @@
+"""GIF at every recorded step: torch.distributed where there is a process group, no Ray in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from auditor.config import Config
+from auditor.distributed.loop import all_reduce
+from auditor.distributed.retraining import Retraining, drift_from
+from auditor.distributed.trained_run import TrainedRun
+from auditor.influence import step_derivatives
+from auditor.storage import RunFolder
+
+
+def gif_at_every_step(
+    config: Config, run: RunFolder, device: torch.device, progress: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float64] | str:
+    """Sum what each recorded step's gradient of a sample did to f, the samples as they were trained on.
+
+    The states between two checkpoints are computed again from the earlier one.
+
+    Collective: every worker of a process group calls it; alone it does all by itself.
+
+    Args:
+        config: The audit.
+        run: Its run folder, training complete.
+        device: This worker's device.
+        progress: Told the number of steps done, on the first rank.
+
+    Returns:
+        The influence of every training row [rows], or in one sentence why it would be wrong; the same on every worker.
+
+    Raises:
+        StageError: Training has not ended.
+    """
+    trained = TrainedRun(config, run, device)
+    training = Retraining(trained)
+    tangent = trained.validation_gradient()
+    sizes = trained.step_sizes()
+    influence = torch.zeros(trained.manifest.rows, dtype=torch.float64)
+    for segment, steps in trained.reader.recorded_steps():
+        state = trained.reader.state(segment.first_step).to(device)
+        for step in steps:
+            for index, batch in training.micro_batches(step):
+                found = step_derivatives(trained.network, state, batch, trained.perturbation, tangent)
+                rows = torch.from_numpy(step.micro_batches[index].astype(np.int64))
+                influence.index_add_(0, rows, sizes[step.index] * found.double().cpu())
+            state = training.forward(state, step)
+            if training.rank == 0:
+                progress(step.index + 1)
+        drift = drift_from(trained.reader.state(segment.end_step).to(device), state)
+        if not drift <= config.replay.tolerance:
+            return (
+                f"gif_step stopped at step {segment.end_step}: training again differs from the recorded parameters by "
+                f"{drift:.1e}, more than replay.tolerance {config.replay.tolerance:.1e}"
+            )
+    total = all_reduce({"influence": influence.to(device)})["influence"]
+    return np.asarray(total.cpu().numpy())
