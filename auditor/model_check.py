@@ -7,9 +7,18 @@ from torch import Tensor, nn
 
 from auditor.config import Config
 from auditor.errors import InputError
-from auditor.influence import Direction, Point, PreciseStatistics, directional_derivatives, query_gradient
+from auditor.influence import (
+    Direction,
+    Point,
+    PreciseStatistics,
+    directional_derivatives,
+    query_gradient,
+    random_projection,
+    step_derivatives,
+    trak_tangent,
+)
 from auditor.models import build_model
-from auditor.sam import MicroBatch, Network, make_perturbation
+from auditor.sam import MicroBatch, Network, State, make_perturbation
 from auditor.sam.step import sam_micro_batch
 
 _ROWS = 4
@@ -76,6 +85,13 @@ def _differentiate(config: Config, network: Network, batch: MicroBatch) -> None:
     query_gradient(network, precise, Point.at(precise, parameters, buffers), [(batch.inputs, batch.labels)])
     direction = Direction.along(precise, parameters, buffers, parameters)
     directional_derivatives(network, direction, batch.inputs, batch.labels)
+    if "gif_step" in config.score.methods:
+        perturbation = make_perturbation(**config.train.perturbation.model_dump())
+        state = State(parameters, parameters, buffers)
+        step_derivatives(network, state, batch, perturbation, parameters)
+    if "trak" in config.score.methods:
+        projection = random_projection(parameters, 1, seed=0)
+        trak_tangent(network, precise, direction.point, [(batch.inputs, batch.labels)], parameters, projection)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -76,19 +77,17 @@ def equal_states(left, right) -> bool:
     )
 
 
-def train_here(audit: Config, change_label: tuple[int, int] | None = None) -> RunFolder:
+def train_here(audit: Config, wrong: Sequence[int] = ()) -> RunFolder:
     """Prepare and train in this process; returns the run folder, ready to score.
 
-    `change_label` is (row, by how many classes its training label is moved before training).
+    The labels of the training rows `wrong` become those of the next class but two before training.
     """
     run = RunFolder(audit.run)
     prepare(audit, run)
-    if change_label is not None:
-        row, by = change_label
+    if wrong:
         [name] = run.names("dataset/train")
         table = run.read_table(f"dataset/train/{name}")
-        labels = table["label"].to_pylist()
-        labels[row] = (labels[row] + by) % 10
+        labels = [(label + 3 * (row in wrong)) % 10 for row, label in enumerate(table["label"].to_pylist())]
         column = table.column_names.index("label")
         run.write_table(f"dataset/train/{name}", table.set_column(column, "label", pa.array(labels, pa.int32())))
     torch.set_num_threads(1)

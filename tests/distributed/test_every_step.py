@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy
 
 from auditor.distributed.every_step import gif_at_every_step
@@ -10,7 +11,6 @@ from auditor.distributed.retraining import Retraining
 from auditor.distributed.scoring_inputs import prepare_scoring
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import derivatives_along
-from auditor.methods import METHODS
 from auditor.report.ranking import harm
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
@@ -109,31 +109,25 @@ def test_a_ledger_that_does_not_lead_to_its_checkpoints_is_refused(tmp_path):
     assert "gif_step stopped at step 4: training again differs" in gif_at_every_step(audit, run, CPU)
 
 
-@pytest.fixture(scope="module")
-def flipped(tmp_path_factory):
-    """A training whose only wrong label was placed by hand, and the harm of every row by every baseline."""
-    influences = ["gif", "tracin", "trak"]
-    detectors = ["aum", "aum_perturbed", "self_confidence"]
+def test_labels_changed_by_hand_are_worse_than_the_others_under_every_baseline(tmp_path):
+    influences, detectors = ["gif", "tracin", "trak"], ["aum", "aum_perturbed", "self_confidence"]
     audit = config(
-        tmp_path_factory.mktemp("flipped") / "run",
-        data={"source": {"kind": "digits"}, "limit": {"train": 200, "validation": 60, "test": 60}, "label_noise": 0.0},
-        train={"epochs": 8, "batch_size": 32, "micro_batch_size": 16, "checkpoints": 11},
+        tmp_path,
+        data={"source": {"kind": "digits"}, "limit": {"train": 200, "validation": 200, "test": 60}},
+        model={"name": "mlp"},
+        train={"epochs": 6, "batch_size": 32, "micro_batch_size": 16, "checkpoints": 11},
         score={"methods": [*influences, *detectors], "ablation": True, "trak_dimensions": 40},
     )
-    run = train_here(audit, change_label=(11, 3))
+    wrong = range(5, 200, 10)
+    run = train_here(audit, wrong)
     inputs, trained = prepare_scoring(audit, run, CPU), TrainedRun(audit, run, CPU)
     rows = trained.train.inputs(np.arange(200))
     derivatives = derivatives_along(trained.network, inputs.directions, rows, trained.train.labels).numpy()
     scores = {column: (weights * derivatives).sum(1) for column, weights in inputs.weights.items()}
     scores |= {**inputs.known, "gif_step": gif_at_every_step(audit, run, CPU)}
-    return {column: harm(column, values) for column, values in scores.items()}
-
-
-def test_a_label_flipped_by_hand_is_among_the_worst_under_every_baseline(flipped):
-    assert set(flipped) == {
-        *("gif", "gif@3", "gif@5", "gif@10", "gif_step", "tracin", "trak", "aum", "aum_perturbed", "self_confidence")
-    }
-    for column, values in flipped.items():
-        assert column.partition("@")[0] in METHODS
-        assert values[11] > 0, column
-        assert (values > values[11]).sum() < 10, column
+    variants = ["gif@3", "gif@5", "gif@10", "gif_step"]
+    assert set(scores) == {*influences, *detectors, *variants}
+    labels_are_wrong = np.isin(np.arange(200), wrong)
+    for column, values in scores.items():
+        # A score of the wrong sign would come out below 0.5.
+        assert roc_auc_score(labels_are_wrong, harm(column, values)) > 0.65, column
