@@ -253,7 +253,7 @@ class Query(Section):
     class_name: NameText | None = None
     """The validation rows of this class."""
     sample_ids: Annotated[list[NameText], Field(min_length=1)] | None = None
-    """These validation rows: why does the model do what it does with them?"""
+    """The validation rows with these ids: one row asks why the model does what it does with it."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> Query:

@@ -20,7 +20,7 @@ from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
 from auditor.fidelity import Removal
 from auditor.fidelity.verification import result_file
-from auditor.influence import Point, evaluate
+from auditor.influence import Point
 from auditor.progress import Progress
 from auditor.storage import RunFolder
 
@@ -79,11 +79,10 @@ class Retrainer:
         weights[list(removal.rows)] = 0.0
         state = Retraining(self.trained, weights).run()
         point = Point.at(self.trained.precise, state.parameters, state.buffers)
-        measured = evaluate(self.trained.network, point, self.trained.chunks("validation"))
+        loss = self.trained.query_loss(point)
         return removal, {
             "rows": list(removal.rows),
-            "loss": measured.loss if math.isfinite(measured.loss) else None,
-            "accuracy": measured.accuracy,
+            "loss": loss if math.isfinite(loss) else None,
             "seconds": round(time.monotonic() - began, 3),
         }
 

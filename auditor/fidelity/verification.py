@@ -72,7 +72,7 @@ def verified(run: RunFolder, removals: list[Removal]) -> Fidelity:
         predicted,
         removals,
         np.array(losses),
-        float(run.read_json("evaluation.json")["validation_loss"]),
+        float(run.read_json("evaluation.json")["query_loss"]),
         foremost(predicted),
     )
     if not math.isclose(found.recorded_loss, found.baseline_loss, rel_tol=1e-3):
