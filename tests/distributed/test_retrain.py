@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 
-from auditor.distributed.retrain import retrain_on_ray
+from auditor.config import Query
+from auditor.distributed.retrain import Retrainer, retrain_on_ray
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.removals import Removal
@@ -36,7 +37,7 @@ def run(audit):
     run.write_table("scores/part.parquet", train.append_column("gif", [scores[0]]).append_column("loss", [scores[1]]))
     trained = TrainedRun(audit, run, CPU)
     found = evaluate(trained.network, trained.point(trained.manifest.steps), trained.chunks("validation"))
-    run.write_json("evaluation.json", {"validation_loss": found.loss})
+    run.write_json("evaluation.json", {"query_loss": found.loss})
     return run
 
 
@@ -61,7 +62,7 @@ def test_a_masked_sample_has_no_say_but_keeps_its_place(audit, run):
 def test_a_killed_retrainer_costs_its_retraining_and_what_is_done_is_kept(audit, run, ray_cluster):
     removals = planned(audit, run)
     assert [removal.kind for removal in removals] == ["none", "harmful", *["one"] * 3, *["subset"] * 2]
-    kept = {"rows": list(removals[1].rows), "loss": 0.123, "accuracy": 0.5, "seconds": 1.0}
+    kept = {"rows": list(removals[1].rows), "loss": 0.123, "seconds": 1.0}
     run.write_json(result_file(removals[1]), kept)
 
     killed = []
@@ -108,12 +109,26 @@ def test_a_killed_retrainer_costs_its_retraining_and_what_is_done_is_kept(audit,
     assert effects["gif"][2].as_py() == pytest.approx(score)
 
 
+def test_a_retraining_is_judged_by_the_query(audit, run):
+    asked = audit.model_copy(update={"query": Query(class_name="7")})
+    _, found = Retrainer(asked.model_dump(mode="json"), run.uri).without(Removal("none", ()))
+    trained = TrainedRun(asked, run, CPU)
+    of_class = [
+        (inputs[labels == 7], labels[labels == 7])
+        for inputs, labels in trained.chunks("validation")
+        if bool((labels == 7).any())
+    ]
+    expected = evaluate(trained.network, trained.point(trained.manifest.steps), of_class).loss
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(evaluate(trained.network, trained.point(0), trained.chunks("validation")).loss)
+
+
 def test_a_diverged_retraining_is_left_out_and_said(audit, run, tmp_path, caplog):
     folder = RunFolder(tmp_path / "copy")
     shutil.copytree(run.path, folder.path, dirs_exist_ok=True)
     removals = [Removal("none", ()), Removal("one", (1,)), Removal("one", (2,))]
     for removal, loss in zip(removals, (0.5, None, 0.4), strict=True):
-        folder.write_json(result_file(removal), {"rows": list(removal.rows), "loss": loss, "accuracy": 0.5})
+        folder.write_json(result_file(removal), {"rows": list(removal.rows), "loss": loss})
     found = verified(folder, removals)
     assert found.ones == 1
     assert "1 of 3 retrainings ended without a finite loss" in caplog.text
