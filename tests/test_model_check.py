@@ -71,6 +71,16 @@ class OneWay(nn.Sequential):
         return Backward.apply(super().forward(inputs))
 
 
+class Branching(nn.Sequential):
+    """Looks at its values: nothing can be computed for many samples apart."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+
+    def forward(self, inputs):
+        return super().forward(inputs if inputs.sum() > 0 else inputs * 2)
+
+
 class Plain(nn.Sequential):
     """BatchNorm that cannot be folded."""
 
@@ -127,6 +137,19 @@ def test_a_model_that_does_not_fit_is_refused_in_one_sentence(tmp_path, name, ar
     found = refusal(tmp_path, name, **args)
     assert message in found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize("name", ["resnet", "mlp"])
+def test_the_models_by_name_fit_methods_that_ask_for_more(tmp_path, name):
+    score = {"methods": ["gif", "gif_step", "trak"]}
+    check_model(config(tmp_path, model={"name": name}, score=score), SHAPE, CLASSES)
+
+
+def test_a_model_that_trak_cannot_use_is_refused_only_where_trak_is_asked_for(tmp_path):
+    model = {"name": f"{__name__}:Branching"}
+    check_model(config(tmp_path, model=model), SHAPE, CLASSES)
+    with pytest.raises(InputError, match="cannot be audited"):
+        check_model(config(tmp_path, model=model, score={"methods": ["gif", "trak"]}), SHAPE, CLASSES)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
