@@ -217,9 +217,10 @@ def _show_summary(request: Request, summary: Summary) -> None:
         click.echo(f"  {sample.rank:>4}  {name}  {sample.label:<12}  {says:<18}  {sample.harm:>9.2e}{truth}")
     if summary.detection:
         click.echo("\nWrong labels found when inspecting the first 10, 20, 40 % of the ranking:")
+        wide = max(map(len, summary.detection))
         for method, found in summary.detection.items():
             shares = "  ".join(f"{found.found[share]:>6.1%}" for share in ("0.1", "0.2", "0.4"))
-            click.echo(f"  {method:<8}{shares}   AUROC {found.auroc:.3f}")
+            click.echo(f"  {method:<{wide}}  {shares}   AUROC {found.auroc:.3f}")
     click.echo(f"\nReport: {mask(summary.html)}")
     tracking = request.audit.config.mlflow
     click.echo(f"MLflow: experiment {tracking.experiment} in {mask(tracking.tracking_uri)}")

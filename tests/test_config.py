@@ -68,7 +68,7 @@ def test_two_keys_make_an_audit():
         (with_(model={"name": None}), "model.name is None: input should be a valid string"),
         (
             with_(score={"methods": ["gif", "guess"]}),
-            "score.methods.1 is 'guess': expected one of replay, gif_step, gif, trak",
+            "score.methods.1 is 'guess': expected one of replay, gif_step, gif, tracin",
         ),
         (with_(score={"methods": []}), "score.methods is []: list should have at least 1 item"),
         (with_(data={**LEAST["data"], "image_size": [8]}), "data.image_size.1 is missing"),
