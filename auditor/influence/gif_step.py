@@ -16,12 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
 from auditor.sam.network import Network
-from auditor.sam.perturbation import PerturbationFunction, Tensors
+from auditor.sam.perturbation import Perturbation, Tensors
 from auditor.sam.step import MicroBatch, State, micro_batch_pass
 
 
 def step_derivatives(
-    network: Network, state: State, batch: MicroBatch, perturbation: PerturbationFunction, tangent: Tensors
+    network: Network, state: State, batch: MicroBatch, perturbation: Perturbation, tangent: Tensors
 ) -> Tensor:
     """⟨∇l_k(θ + ε), v⟩ of the samples of a micro-batch, in training mode: one gradient and one dual forward pass.
 
@@ -29,14 +29,14 @@ def step_derivatives(
         network: The model.
         state: The state before the step.
         batch: The samples, as they were trained on.
-        perturbation: Makes ε from the micro-batch's gradient.
+        perturbation: The variant of SAM; GIF knows its ascent only.
         tangent: v, of the parameters' names and shapes.
 
     Returns:
         [m]
     """
     gradient = micro_batch_pass(network, state.parameters, state.buffers, batch).gradient
-    epsilon = perturbation(state.parameters, gradient)
+    epsilon = perturbation.ascent(state.parameters, gradient)
     perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
 
     def losses(parameters: Tensors) -> Tensor:
