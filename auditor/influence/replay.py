@@ -133,6 +133,17 @@ def micro_batch_pullback(
     return Pullback(curved, through, direct, indirect)
 
 
+def micro_batch_hessian(
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    vector: Tensors,
+) -> tuple[Tensors, Tensor]:
+    """Without any perturbation: the Hessian of one micro-batch's loss times a vector, and ⟨∇l_k, v⟩ / m, [m]."""
+    return _Pass(network, parameters, buffers, batch).along(vector)
+
+
 class _Pass:
     """A forward and backward pass whose graph is kept, so that its gradient can be differentiated once more."""
 
