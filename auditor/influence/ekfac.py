@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from auditor.influence.solvers import Solution
 from auditor.sam.perturbation import Tensors
 
+_DRAWS = 20_000
+"""Labels drawn for the factors of a small data set, over all rows together: fewer leave them too noisy."""
+
 
 def covered_parameters(model: nn.Module, inputs: Tensor) -> list[str]:
     """Names of the trainable parameters that EK-FAC knows.
@@ -51,8 +54,9 @@ def ekfac(
 ) -> list[tuple[Tensors, Solution]]:
     """(F + σ I)⁻¹ b with EK-FAC's F; its residual is that of the exact Gauss-Newton matrix.
 
-    The factors are those of the Fisher matrix, the model's own labels drawn once for each sample: in expectation the
-    Gauss-Newton matrix of the cross-entropy. An approximation is not solved for, so the residual says how good it is.
+    The factors are those of the Fisher matrix with the model's own labels, which is the Gauss-Newton matrix of the
+    cross-entropy: labels are drawn, or all of them taken where there are not more classes than draws. Since EK-FAC is
+    no solver but an approximation, the residual says how good that is.
 
     Args:
         model: In evaluation mode with the statistics it is evaluated with.
@@ -71,15 +75,28 @@ def ekfac(
     # Imported late: it takes seconds, and only this needs it.
     from curvlinops import EKFACLinearOperator, FisherType, GGNLinearOperator, KFACInverseLinearOperator
 
-    names = covered_parameters(model, next(iter(chunks))[0])
+    inputs, _ = next(iter(chunks))
+    names = covered_parameters(model, inputs)
     if not names:
         raise ValueError("ekfac knows linear layers and ungrouped convolutions, and the model has none of its own")
     found = dict(model.named_parameters())
     parameters = [found[name] for name in names]
     wanted = [right[name] for name in names]
     loss = nn.CrossEntropyLoss()
+    with torch.no_grad():
+        classes = model(inputs).shape[1]
+    draws = -(-_DRAWS // sum(len(labels) for _, labels in chunks))
+    every = draws >= classes
     factors = EKFACLinearOperator(
-        model, loss, parameters, chunks, check_deterministic=False, fisher_type=FisherType.MC, seed=seed % 2**31
+        model,
+        loss,
+        parameters,
+        chunks,
+        check_deterministic=False,
+        seed=seed % 2**31,
+        fisher_type=FisherType.TYPE2 if every else FisherType.MC,
+        mc_samples=1 if every else draws,
+        separate_weight_and_bias=False,
     )
     exact = GGNLinearOperator(model, loss, parameters, chunks, check_deterministic=False)
     size = torch.stack([value.norm() for value in wanted]).norm()

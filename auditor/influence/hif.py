@@ -73,9 +73,8 @@ def transposed_product(
             epsilon = perturbation(parameters, micro_batch_pass(network, parameters, buffers, batch).gradient)
             perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
             return gauss_newton_product(network, perturbed, buffers, batch, vector)
-    found = micro_batch_pullback(network, parameters, buffers, batch, perturbation, vector)
-    if system is System.HELD:
-        return found.direct
+    held = system is System.HELD
+    found = micro_batch_pullback(network, parameters, buffers, batch, perturbation, vector, held=held)
     return {name: value + found.through[name] for name, value in found.direct.items()}
 
 
@@ -105,7 +104,8 @@ def row_products(
     if system in (System.PLAIN, System.PLAIN_GAUSS_NEWTON):
         held = micro_batch_hessian(network, parameters, buffers, batch, vector)[1]
         return held, torch.zeros_like(held)
-    found = micro_batch_pullback(network, parameters, buffers, batch, perturbation, vector)
+    held_too = system in (System.HELD, System.HELD_GAUSS_NEWTON)
+    found = micro_batch_pullback(network, parameters, buffers, batch, perturbation, vector, held=held_too)
     return found.direct_weights, found.through_weights
 
 

@@ -58,7 +58,7 @@ class Arnoldi:
         self.steps += 1
         if not math.isfinite(rest):
             raise FloatingPointError("a product with the matrix is not finite")
-        self.exhausted = rest <= 10 * torch.finfo(new.dtype).eps * length or self.steps == len(self.basis) - 1
+        self.exhausted = rest <= 10 * torch.finfo(new.dtype).eps * length or self.steps == len(new)
         if rest > 0:
             self.basis[self.steps] = new / rest
 

@@ -207,7 +207,7 @@ def neumann(
         if not (radius := float(np.abs(1.0 - alpha * (ritz + shift)).max())) < 1.0:
             raise DivergesError(
                 f"the Neumann series does not converge at damping and weight decay of together {shift:g}: the "
-                f"curvature has an eigenvalue near {float(ritz.real.min()):.3g}, so that the spectral radius is {radius:.4g}"
+                f"curvature has an eigenvalue near {float(ritz.real.min()):.3g}, the spectral radius is {radius:.4g}"
             )
         vector, term, steps = torch.zeros_like(right), right.clone(), 0
         while steps < iterations - arnoldi.steps and float(term.norm()) > bound:
