@@ -22,7 +22,7 @@ from auditor.influence import Direction
 from auditor.influence.directional import directional_derivatives
 from auditor.influence.ekfac import ekfac
 from auditor.influence.hif import System, flatten
-from auditor.influence.solvers import SOLVERS, DivergesError, Solution
+from auditor.influence.solvers import SOLVERS, UnsolvableError, Solution
 from auditor.methods import HIF
 from auditor.sam import Tensors
 from auditor.storage import RunFolder
@@ -100,7 +100,7 @@ def implicit_influence(
         return None
     try:
         return _solve(trained, objective)
-    except (DivergesError, FloatingPointError) as error:
+    except (UnsolvableError, FloatingPointError) as error:
         return f"hif stopped: {error}"
     finally:
         objective.release()

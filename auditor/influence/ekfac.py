@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from auditor.influence.solvers import Solution
+from auditor.influence.solvers import Solution, UnsolvableError
 from auditor.sam.perturbation import Tensors
 
 _DRAWS = 20_000
@@ -70,7 +70,7 @@ def ekfac(
         For each shift x by name, of `right`'s names and shapes, and the solution over the covered parameters.
 
     Raises:
-        ValueError: No layer is covered.
+        UnsolvableError: No layer is covered.
     """
     # Imported late: it takes seconds, and only this needs it.
     from curvlinops import EKFACLinearOperator, FisherType, GGNLinearOperator, KFACInverseLinearOperator
@@ -78,7 +78,7 @@ def ekfac(
     inputs, _ = next(iter(chunks))
     names = covered_parameters(model, inputs)
     if not names:
-        raise ValueError("ekfac knows linear layers and ungrouped convolutions, and the model has none of its own")
+        raise UnsolvableError("ekfac knows linear layers and ungrouped convolutions, and the model has none of its own")
     found = dict(model.named_parameters())
     parameters = [found[name] for name in names]
     wanted = [right[name] for name in names]

@@ -40,8 +40,8 @@ class Solution:
     """Whether the residual is within the tolerance."""
 
 
-class DivergesError(ValueError):
-    """A series that cannot converge, in one sentence."""
+class UnsolvableError(ValueError):
+    """A system that a method cannot solve, in one sentence."""
 
 
 def gmres(
@@ -193,7 +193,7 @@ def neumann(
         A solution for each shift.
 
     Raises:
-        DivergesError: The spectrum is outside, or the terms grow.
+        UnsolvableError: The spectrum is outside, or the terms grow.
         FloatingPointError: A product is not finite.
     """
     arnoldi = Arnoldi(product, right, min(_RITZ_STEPS, iterations))
@@ -205,7 +205,7 @@ def neumann(
     for shift in shifts:
         alpha = 1.0 / float(np.abs(ritz + shift).max())
         if not (radius := float(np.abs(1.0 - alpha * (ritz + shift)).max())) < 1.0:
-            raise DivergesError(
+            raise UnsolvableError(
                 f"the Neumann series does not converge at damping and weight decay of together {shift:g}: the "
                 f"curvature has an eigenvalue near {float(ritz.real.min()):.3g}, the spectral radius is {radius:.4g}"
             )
@@ -215,7 +215,7 @@ def neumann(
             term = term - alpha * (product(term) + shift * term)
             steps += 1
             if not float(term.norm()) < 10.0 * arnoldi.size:
-                raise DivergesError(
+                raise UnsolvableError(
                     f"the Neumann series does not converge at damping and weight decay of together {shift:g}: its "
                     f"terms grow after {steps} products"
                 )

@@ -7,6 +7,7 @@ from torch.func import functional_call, jacrev
 
 from auditor.influence.ekfac import covered_parameters, ekfac
 from auditor.influence.hif import flatten
+from auditor.influence.solvers import UnsolvableError
 from auditor.models import build_model
 from tests.influence.networks import CLASSES, F64, SHAPE, samples, tangent
 
@@ -72,5 +73,5 @@ def test_parameters_that_it_does_not_know_are_left_where_they_are():
 
 def test_a_model_without_layers_that_it_knows_is_refused():
     module = nn.Sequential(nn.Flatten(), nn.LayerNorm(16, dtype=F64))
-    with pytest.raises(ValueError, match="linear layers"):
+    with pytest.raises(UnsolvableError, match="linear layers"):
         ekfac(module, [samples(4)], tangent(named(module)), [0.1], 1e-2, seed=0)
