@@ -22,7 +22,7 @@ from auditor.influence import Direction
 from auditor.influence.directional import directional_derivatives
 from auditor.influence.ekfac import ekfac
 from auditor.influence.hif import System, flatten
-from auditor.influence.solvers import SOLVERS, UnsolvableError, Solution
+from auditor.influence.solvers import SOLVERS, Solution, UnsolvableError
 from auditor.methods import HIF
 from auditor.sam import Tensors
 from auditor.storage import RunFolder

@@ -109,8 +109,9 @@ def test_every_method_agrees_with_real_leave_one_out_on_a_convex_problem(found, 
     rows = range(3, ROWS, 14)
     real = [f_with_weight(row, 0.0) - f_with_weight(row, 1.0) for row in rows]
     agreement = {method: np.corrcoef(found.influence[method][list(rows)], real)[0, 1] for method in HIF}
-    assert agreement["hif_full"] > 0.95, agreement
-    assert min(agreement.values()) > 0.75, agreement
+    # Layers apart and a diagonal in each: even one layer's curvature is not EK-FAC's.
+    assert agreement.pop("ekfac") > 0.5
+    assert min(agreement.values()) > 0.95, agreement
 
 
 def test_a_label_flipped_by_hand_harms_under_every_method_and_in_truth(found, f_with_weight):
