@@ -51,6 +51,14 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ra
     assert not found.columns["hif_full"].converged
     assert "hif_full: gmres left a relative residual of" in caplog.text
 
+    assert Audit(audit).score() == 50
+    scores = run.read_table("scores").to_pandas()
+    names = {name: row for row, name in enumerate(run.read_table("dataset/train")["sample_id"].to_pylist())}
+    kept = read_row_scores(run)["hif_full"]
+    assert dict(zip(scores["sample_id"], scores["hif_full"], strict=True)) == {
+        name: kept[row] for name, row in names.items()
+    }
+
 
 def test_what_cannot_be_computed_is_refused_in_a_sentence(tmp_path):
     audit = config(tmp_path, **SMALL | {"evaluation": {"statistics": "running"}})
