@@ -22,7 +22,7 @@ from torch.func import jvp, vjp
 from auditor.influence.attention import plain_attention
 from auditor.influence.replay import micro_batch_hessian, micro_batch_pullback
 from auditor.sam.network import Network
-from auditor.sam.perturbation import PerturbationFunction, Tensors
+from auditor.sam.perturbation import Perturbation, Tensors
 from auditor.sam.step import MicroBatch, micro_batch_pass
 
 
@@ -32,11 +32,11 @@ class System(IntEnum):
     FULL = 1
     """All of ∂G/∂θ, dε/dθ included; not symmetric."""
     HELD = 2
-    """ε held: H(θ* + ε), J of `hif_fast`."""
+    """ε (and g, where a variant's descent uses it) held: H(θ* + ε), J of `hif_fast`."""
     PLAIN = 3
     """No perturbation: H(θ*), J of the classic influence function."""
     HELD_GAUSS_NEWTON = 4
-    """In place of HELD: the Gauss-Newton matrix at θ* + ε, positive semidefinite."""
+    """In place of HELD: the Gauss-Newton matrix at θ* + ε, positive semidefinite; it knows of no descent but SAM's."""
     PLAIN_GAUSS_NEWTON = 5
     """In place of PLAIN: the Gauss-Newton matrix at θ*."""
 
@@ -47,7 +47,7 @@ def transposed_product(
     parameters: Tensors,
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
-    perturbation: PerturbationFunction,
+    perturbation: Perturbation,
     vector: Tensors,
 ) -> Tensors:
     """Jᵀ v of one micro-batch.
@@ -58,7 +58,7 @@ def transposed_product(
         parameters: θ*.
         buffers: Not changed.
         batch: The samples.
-        perturbation: Makes ε.
+        perturbation: The variant of SAM.
         vector: v.
 
     Returns:
@@ -70,7 +70,7 @@ def transposed_product(
         case System.PLAIN_GAUSS_NEWTON:
             return gauss_newton_product(network, parameters, buffers, batch, vector)
         case System.HELD_GAUSS_NEWTON:
-            epsilon = perturbation(parameters, micro_batch_pass(network, parameters, buffers, batch).gradient)
+            epsilon = perturbation.ascent(parameters, micro_batch_pass(network, parameters, buffers, batch).gradient)
             perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
             return gauss_newton_product(network, perturbed, buffers, batch, vector)
     held = system is System.HELD
@@ -84,7 +84,7 @@ def row_products(
     parameters: Tensors,
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
-    perturbation: PerturbationFunction,
+    perturbation: Perturbation,
     vector: Tensors,
 ) -> tuple[Tensor, Tensor]:
     """⟨s, ∂G_j/∂w_k⟩ for every sample of one micro-batch, in its two parts.
@@ -95,7 +95,7 @@ def row_products(
         parameters: θ*.
         buffers: Not changed.
         batch: The samples.
-        perturbation: Makes ε.
+        perturbation: The variant of SAM.
         vector: s.
 
     Returns:

@@ -8,8 +8,8 @@ from torch.func import hessian, jacrev, vmap
 from torch.nn.functional import cross_entropy
 
 from auditor.influence.hif import System, flatten, gauss_newton_product, row_products, transposed_product, unflatten
-from auditor.sam import MicroBatch, make_perturbation
-from auditor.sam.step import micro_batch_gradient, micro_batch_pass
+from auditor.sam import MicroBatch, Perturbation, make_perturbation
+from auditor.sam.step import micro_batch_pass, sam_micro_batch
 from tests.influence.networks import F64, inner, moved, network, samples, tangent
 
 ROWS = 6
@@ -25,8 +25,9 @@ def theta_scaled(parameters, gradient, rho):
 
 PERTURBATIONS = {
     "p-2": make_perturbation("sam", 0.1),
-    "p-3": make_perturbation("sam", 0.1, 3.0),
-    "theta-scaled": partial(theta_scaled, rho=0.1),
+    "p-3": make_perturbation("sam", 0.1, p=3.0),
+    "gsam": make_perturbation("gsam", 0.1, alpha=0.3),
+    "theta-scaled": Perturbation(partial(theta_scaled, rho=0.1)),
 }
 
 
@@ -43,7 +44,7 @@ class Problem:
         return MicroBatch(self.inputs, self.labels, torch.ones(ROWS, dtype=F64) if weights is None else weights, 3)
 
     def sam_gradient(self, perturbation, parameters, weights=None):
-        return micro_batch_gradient(self.net, parameters, self.buffers, self.batch(weights), perturbation).gradient
+        return sam_micro_batch(self.net, parameters, self.buffers, self.batch(weights), perturbation).direction
 
     def call(self, function, system, perturbation, vector):
         return function(system, self.net, self.parameters, self.buffers, self.batch(), perturbation, vector)
@@ -65,11 +66,12 @@ def test_the_full_system_is_the_transposed_jacobian_of_the_sam_gradient(name, no
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_the_held_system_leaves_epsilon_where_it_is(name):
+def test_the_held_system_leaves_epsilon_and_the_first_gradient_where_they_are(name):
     problem, perturbation = Problem(), PERTURBATIONS[name]
     gradient = micro_batch_pass(problem.net, problem.parameters, problem.buffers, problem.batch()).gradient
-    epsilon = perturbation(problem.parameters, gradient)
-    numeric, u = problem.along(lambda at: problem.sam_gradient(lambda *_: epsilon, at))
+    epsilon = perturbation.ascent(problem.parameters, gradient)
+    still = Perturbation(lambda *_: epsilon, lambda _, perturbed: perturbation.descent(gradient, perturbed))
+    numeric, u = problem.along(lambda at: problem.sam_gradient(still, at))
     found = problem.call(transposed_product, System.HELD, perturbation, problem.v)
     assert inner(found, u) == pytest.approx(numeric, rel=1e-5)
 
@@ -125,7 +127,7 @@ def test_the_gauss_newton_product_equals_the_dense_matrix(norm):
 def test_the_held_gauss_newton_matrix_stands_at_the_perturbed_parameters():
     problem, perturbation = Problem(), PERTURBATIONS["p-2"]
     gradient = micro_batch_pass(problem.net, problem.parameters, problem.buffers, problem.batch()).gradient
-    perturbed = moved(problem.parameters, perturbation(problem.parameters, gradient), 1.0)
+    perturbed = moved(problem.parameters, perturbation.ascent(problem.parameters, gradient), 1.0)
     expected = gauss_newton_product(problem.net, perturbed, problem.buffers, problem.batch(), problem.v)
     found = problem.call(transposed_product, System.HELD_GAUSS_NEWTON, perturbation, problem.v)
     torch.testing.assert_close(flatten(found), flatten(expected))
