@@ -20,6 +20,7 @@ from auditor.data import Dataset
 from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
 from auditor.errors import InputError, StageError
+from auditor.methods import HIF
 from auditor.model_check import check_model
 from auditor.plan import Plan
 from auditor.plan import plan as make_plan
@@ -31,6 +32,7 @@ from auditor.trajectory import Manifest, TrajectoryReader
 from auditor.trajectory.manifest import checkpoint_folder
 
 if TYPE_CHECKING:
+    from auditor.distributed.hif_files import Hif
     from auditor.distributed.replay_files import Replay
     from auditor.fidelity import Fidelity
     from auditor.report.tracking import Tracking
@@ -218,6 +220,29 @@ class Audit:
         log.info("replay: drift at most %.1e, the cotangent grew %.3g-fold", drift, found.predictability)
         return found
 
+    def hif(self) -> Hif:
+        """Influence by a linear solve at the end of training, on Ray, unless that is done already.
+
+        Raises:
+            InputError: `score.methods` names no such method, or the model's evaluation cannot be differentiated.
+            StageError: Training has not ended, or a solve gave no sound number.
+        """
+        TrajectoryReader(self.folder)
+        from auditor.distributed.hif import check_hif, hif_on_ray
+        from auditor.distributed.hif_files import Hif
+
+        check_hif(self.config, self.folder)
+        found = Hif.read(self.folder)
+        if found is None:
+            from auditor.distributed.cluster import cluster
+
+            with cluster(self.config.resources, self._verbose), self._timed("hif"):
+                found = hif_on_ray(self.config, self.folder)
+        log.info("hif: solved for %s", ", ".join(found.columns))
+        for warning in found.warnings():
+            log.warning("hif: %s", warning)
+        return found
+
     def score(self) -> int:
         """Score every training sample on Ray, unless that is done already; returns how many samples there are.
 
@@ -228,6 +253,8 @@ class Audit:
         if not self._scored:
             if "replay" in self.config.score.methods:
                 self.replay()
+            if set(HIF) & set(self.config.score.methods):
+                self.hif()
             from auditor.distributed.cluster import cluster
             from auditor.distributed.score import score_on_ray
 

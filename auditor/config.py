@@ -273,6 +273,24 @@ class Replay(Section):
     """Largest relative difference to a recorded checkpoint before replay is refused."""
 
 
+class Hif(Section):
+    """Influence by one linear solve at the end of training: `hif_full`, `hif_fast`, `hif`, `influence`, `ekfac`."""
+
+    solver: Literal["gmres", "bicgstab", "neumann", "cg"] = "gmres"
+    """`gmres` and `bicgstab` for any matrix, `neumann` where its series converges, `cg` with the Gauss-Newton matrix
+    (`hif_fast` and `influence` alone). `ekfac` is always solved in its own closed form."""
+    damping: Annotated[float, Field(ge=0)] | None = None
+    """Added to the diagonal; null computes 0.003, 0.01, 0.03, 0.1 and 0.3, and names columns `hif_full@0.1`, 0.01
+    being the plain ones."""
+    iterations: PositiveInt = 100
+    """Most products with the matrix in one solve; `gmres` keeps a vector of the parameters' size for each."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Relative residual at which a solve ends; one that stays above is recorded as not converged."""
+    rows: PositiveInt | None = None
+    """Training rows, drawn by the seed, that stand for all in products with the matrix; null takes all. Influences
+    are given to all rows all the same."""
+
+
 def _known(name: str) -> str:
     if name not in METHODS:
         raise ValueError(f"expected one of {', '.join(METHODS)}")
@@ -380,6 +398,8 @@ class Config(Section):
     """What influence is measured on."""
     replay: Replay = Replay()
     """Exact influence."""
+    hif: Hif = Hif()
+    """Influence by a linear solve."""
     score: Score = Score()
     """Scoring."""
     verify: Verify = Verify()
@@ -390,6 +410,15 @@ class Config(Section):
     """Tracking."""
     resources: Resources = Resources()
     """Workers."""
+
+    @model_validator(mode="after")
+    def _solver_fits_the_matrix(self) -> Config:
+        if self.hif.solver == "cg" and (found := {"hif_full", "hif"} & set(self.score.methods)):
+            raise ValueError(
+                f"hif.solver is cg, which solves symmetric systems, and that of {' and '.join(sorted(found))} in "
+                "score.methods is not: gmres and bicgstab solve it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranks_by_a_scored_method(self) -> Config:

@@ -30,6 +30,11 @@ class Method:
 
 _ALL = (
     Method("replay", "exact influence: all of SAM training differentiated backwards"),
+    Method("hif_full", "SAM-HIF: the end of training as a function of its samples, ε included throughout"),
+    Method("hif_fast", "SAM-HIF with ε held everywhere (the paper's fast form)"),
+    Method("hif", "SAM-HIF with ε held in the sample's own part alone (the paper's full form)"),
+    Method("influence", "classic influence function, without SAM (Koh and Liang 2017)"),
+    Method("ekfac", "classic influence function with EK-FAC's curvature (Grosse et al. 2023)"),
     Method("gif_step", "SAM-GIF at every step: the gradients that training took, curvature dropped"),
     Method("gif", "SAM-GIF: gradients at the checkpoints, curvature dropped"),
     Method("tracin", "TracInCP: sample and query gradient at the same checkpoint, θ for both (Pruthi et al. 2020)"),
@@ -49,6 +54,9 @@ _ALL = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 """By name; what can be trusted most to predict retraining comes first."""
+
+HIF = ("hif_full", "hif_fast", "hif", "influence", "ekfac")
+"""Those that one linear solve at the end of training gives."""
 
 AUTO = "auto"
 """Ranks by the method that agrees best with real retrainings, or, without any, by the first of METHODS."""

@@ -38,8 +38,8 @@ def replay_on_ray(config: Config, run: RunFolder) -> Replay:
     return found
 
 
-def check_replay(config: Config, run: RunFolder) -> None:
-    """Refuse what replay would get wrong.
+def check_replay(config: Config, run: RunFolder, stage: str = "replay") -> None:
+    """Refuse what replay, or another stage that differentiates f, would get wrong.
 
     Raises:
         InputError: The model has BatchNorm and is evaluated with running statistics.
@@ -47,6 +47,6 @@ def check_replay(config: Config, run: RunFolder) -> None:
     network = Network(new_model(config, Dataset.load(run)))
     if network.norms and config.evaluation.statistics == "running":
         raise InputError(
-            "evaluation.statistics is running, which replay cannot differentiate in a model with BatchNorm: "
+            f"evaluation.statistics is running, which {stage} cannot differentiate in a model with BatchNorm: "
             "precise can be"
         )

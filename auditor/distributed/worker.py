@@ -79,6 +79,28 @@ def gif_step_worker(settings: dict[str, Any]) -> str | None:
     return None
 
 
+def hif_worker(settings: dict[str, Any]) -> str | None:
+    """Solve for the influence of every row on this worker; the first one decides and keeps the result.
+
+    Args:
+        settings: As for `train_worker`.
+
+    Returns:
+        None at the end, or why there is no sound result.
+    """
+    from ray.train.torch import get_device
+
+    from auditor.distributed.hif_files import write_hif
+    from auditor.distributed.implicit import Implicit, implicit_influence
+
+    config, run = _open(settings)
+    found = implicit_influence(config, run, get_device(), _progress(run))
+    if isinstance(found, Implicit):
+        write_hif(run, found)
+        return None
+    return found
+
+
 def _open(settings: dict[str, Any]) -> tuple[Config, RunFolder]:
     import torch
 

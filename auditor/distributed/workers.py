@@ -21,7 +21,13 @@ _SCRATCH = ".ray-train"
 
 
 def run_on_workers(
-    config: Config, run: RunFolder, function: Callable[[dict[str, Any]], str | None], label: str, steps: int, done: int
+    config: Config,
+    run: RunFolder,
+    function: Callable[[dict[str, Any]], str | None],
+    label: str,
+    steps: int,
+    done: int,
+    unit: str = "steps",
 ) -> None:
     """Run a function of `auditor.distributed.worker` on all workers, showing how far the first one is.
 
@@ -32,6 +38,7 @@ def run_on_workers(
         label: Name of the stage.
         steps: Steps of the whole work.
         done: Steps done before.
+        unit: What the steps are called.
 
     Raises:
         StageError: The function gave a reason, or workers died more often than `resources.max_failures`.
@@ -61,7 +68,7 @@ def run_on_workers(
         return int(run.read_json(PROGRESS_FILE)["step"])
 
     try:
-        with Watch(Progress(label, steps, "steps", done), reached, 0.5 if run.local else 10.0):
+        with Watch(Progress(label, steps, unit, done), reached, 0.5 if run.local else 10.0):
             result = trainer.fit()
     except Exception as error:
         raise StageError(f"{label} gave up: {_reason(error)}") from error

@@ -106,6 +106,7 @@ def micro_batch_pullback(
     batch: MicroBatch,
     perturbation: Perturbation,
     toward: Tensors,
+    held: bool = False,
 ) -> Pullback:
     """Pull the cotangent v of one micro-batch's direction back to θ and to the samples' weights.
 
@@ -116,6 +117,7 @@ def micro_batch_pullback(
         batch: The samples.
         perturbation: The variant of SAM.
         toward: v.
+        held: Leave the parts through ε and g at zero, which saves a third of the work.
 
     Returns:
         Its parts toward θ, of the parameters' names and shapes, and toward the weights.
@@ -127,10 +129,24 @@ def micro_batch_pullback(
     _, pull_descent, *_ = vjp(perturbation.descent, first.gradient, second.gradient)
     toward_first, toward_second = pull_descent(toward)
     curved, direct = second.along(toward_second)
+    if held:
+        still = {name: torch.zeros_like(value) for name, value in curved.items()}
+        return Pullback(curved, still, direct, torch.zeros_like(direct))
     through_parameters, through_gradient = pull_ascent(curved)
     bent, indirect = first.along({name: value + toward_first[name] for name, value in through_gradient.items()})
     through = {name: through_parameters[name] + bent[name] for name in bent}
     return Pullback(curved, through, direct, indirect)
+
+
+def micro_batch_hessian(
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    vector: Tensors,
+) -> tuple[Tensors, Tensor]:
+    """Without any perturbation: the Hessian of one micro-batch's loss times a vector, and ⟨∇l_k, v⟩ / m, [m]."""
+    return _Pass(network, parameters, buffers, batch).along(vector)
 
 
 class _Pass:

@@ -8,6 +8,8 @@ import pytest
 from auditor import Manifest
 from auditor.config import parse_config
 from auditor.data import prepare
+from auditor.distributed.hif_files import Hif
+from auditor.distributed.implicit import Solved
 from auditor.methods import METHODS, base
 from auditor.storage import RunFolder
 from auditor.trajectory.recorder import BATCH_SCHEMA, SIGNAL_SCHEMA
@@ -53,6 +55,12 @@ def test_ledger_and_signals_have_the_recorders_columns():
 
 def test_manifest_has_the_manifests_fields():
     assert set(TABLES["trajectory/manifest.json"]) == {field.name for field in dataclasses.fields(Manifest)}
+
+
+def test_the_record_of_the_solves_has_its_fields():
+    assert set(TABLES["hif/hif.json"]) == {field.name for field in dataclasses.fields(Hif)}
+    solved = TABLES["hif/hif.json"]["columns"][1]
+    assert all(f"`{field.name}`" in solved for field in dataclasses.fields(Solved))
 
 
 def test_snapshot_has_its_columns(prepared):

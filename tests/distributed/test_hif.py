@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from auditor import Audit
+from auditor.data import prepare
+from auditor.distributed.hif import check_hif, hif_on_ray
+from auditor.distributed.hif_files import Hif
+from auditor.distributed.implicit import implicit_influence
+from auditor.distributed.row_scores import read_row_scores
+from auditor.errors import InputError, StageError
+from auditor.storage import RunFolder
+from tests.distributed.builders import config, train_in_processes
+
+SMALL = {
+    "data": {"source": {"kind": "digits"}, "limit": {"train": 50, "validation": 20, "test": 20}},
+    "model": {"name": "small_cnn", "args": {"widths": [4]}},
+    "train": {"epochs": 2, "batch_size": 16, "micro_batch_size": 8, "checkpoints": 2, "precision": "float64"},
+    "score": {"methods": ["hif_full", "ekfac", "loss"]},
+    "report": {"rank_by": "hif_full"},
+    "hif": {"iterations": 5, "damping": 0.1, "tolerance": 1e-6},
+}
+
+
+@pytest.mark.ray
+def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ray_cluster, caplog):
+    audit = config(tmp_path, resources={"train_workers": 2}, **SMALL)
+    run = RunFolder(tmp_path)
+    prepare(audit, run)
+    with pytest.raises(StageError, match="train first"):
+        hif_on_ray(audit, run)
+    train_in_processes(audit, 1)
+
+    found = hif_on_ray(audit, run)
+    assert set(found.columns) == {"hif_full", "ekfac"}
+    assert Hif.read(run) == found
+    alone = implicit_influence(audit, run, torch.device("cpu"))
+    for column, values in read_row_scores(run).items():
+        np.testing.assert_allclose(values, alone.influence[column], rtol=1e-6, atol=1e-12)
+    assert not [name for name in run.names("", hidden=True) if name.startswith(".")]
+
+    # What is there is left alone, and a solve that was stopped early is never silent.
+    before = (tmp_path / "hif/influence.parquet").stat().st_mtime_ns
+    with caplog.at_level(logging.WARNING, logger="auditor"):
+        assert Audit(audit).hif() == found
+    assert (tmp_path / "hif/influence.parquet").stat().st_mtime_ns == before
+    assert not found.columns["hif_full"].converged
+    assert "hif_full: gmres left a relative residual of" in caplog.text
+
+    assert Audit(audit).score() == 50
+    scores = run.read_table("scores").to_pandas()
+    names = {name: row for row, name in enumerate(run.read_table("dataset/train")["sample_id"].to_pylist())}
+    kept = read_row_scores(run)["hif_full"]
+    assert dict(zip(scores["sample_id"], scores["hif_full"], strict=True)) == {
+        name: kept[row] for name, row in names.items()
+    }
+
+
+def test_what_cannot_be_computed_is_refused_in_a_sentence(tmp_path):
+    audit = config(tmp_path, **SMALL | {"evaluation": {"statistics": "running"}})
+    prepare(audit, RunFolder(tmp_path))
+    with pytest.raises(InputError, match=r"evaluation\.statistics is running, which hif cannot"):
+        check_hif(audit, RunFolder(tmp_path))
+    other = config(tmp_path, **SMALL | {"score": {"methods": ["loss"]}, "report": {"rank_by": "loss"}})
+    with pytest.raises(InputError, match=r"score\.methods names none of hif_full"):
+        check_hif(other, RunFolder(tmp_path))

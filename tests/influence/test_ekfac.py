@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+
+from auditor.influence.ekfac import covered_parameters, ekfac
+from auditor.influence.hif import flatten
+from auditor.influence.solvers import UnsolvableError
+from auditor.models import build_model
+from tests.influence.networks import CLASSES, F64, SHAPE, samples, tangent
+
+
+def model(norm="batch"):
+    return build_model("small_cnn", {"widths": [3, 4], "norm": norm}, SHAPE, CLASSES, 0, F64).eval()
+
+
+def named(module):
+    return {name: value.detach() for name, value in module.named_parameters()}
+
+
+def gauss_newton(module, parameters, inputs):
+    jacobians = jacrev(lambda at: functional_call(module, at, (inputs,)))(parameters)
+    jacobian = torch.cat([value.flatten(2) for value in jacobians.values()], dim=2)
+    probability = module(inputs).detach().softmax(dim=1)
+    curved = torch.diag_embed(probability) - probability[:, :, None] * probability[:, None, :]
+    return torch.einsum("kcp,kcd,kdq->pq", jacobian, curved, jacobian) / len(inputs)
+
+
+def test_it_is_exact_for_one_layer_and_one_sample():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES, dtype=F64)).eval()
+    inputs, labels = samples(1)
+    parameters, right = named(module), tangent(named(module))
+    dense = gauss_newton(module, parameters, inputs)
+    ((found, solution),) = ekfac(module, [(inputs, labels)], right, [0.1], 1e-9, seed=0)
+    expected = torch.linalg.solve(dense + 0.1 * torch.eye(len(dense), dtype=F64), flatten(right))
+    torch.testing.assert_close(flatten(found), expected, rtol=1e-9, atol=1e-12)
+    assert solution.converged
+    assert solution.residual < 1e-9
+
+
+def test_its_residual_is_that_of_the_exact_gauss_newton_matrix():
+    module = model("none")
+    inputs, labels = samples(12)
+    parameters, right = named(module), tangent(named(module))
+    dense = gauss_newton(module, parameters, inputs)
+    for shift, (found, solution) in zip(
+        [0.01, 1.0],
+        ekfac(module, [(inputs[:7], labels[:7]), (inputs[7:], labels[7:])], right, [0.01, 1.0], 1e-2, 0),
+        strict=True,
+    ):
+        left = flatten(right) - dense @ flatten(found) - shift * flatten(found)
+        assert solution.residual == pytest.approx(float(left.norm() / flatten(right).norm()), rel=1e-6)
+        # Better than to take the curvature for nothing but its damping.
+        crude = flatten(right) - dense @ flatten(right) / shift - flatten(right)
+        assert solution.residual < float(crude.norm() / flatten(right).norm())
+
+
+def test_parameters_that_it_does_not_know_are_left_where_they_are():
+    module = model()
+    inputs, labels = samples(12)
+    covered = covered_parameters(module, inputs)
+    norms = {name for name, layer in module.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert norms
+    assert covered
+    assert not any(name.rpartition(".")[0] in norms for name in covered)
+    ((found, solution),) = ekfac(module, [(inputs, labels)], tangent(named(module)), [0.1], 1e-2, seed=0)
+    assert set(found) == set(named(module))
+    assert {name for name, value in found.items() if value.any()} == set(covered)
+    assert len(solution.vector) == sum(found[name].numel() for name in covered)
+
+
+def test_a_model_without_layers_that_it_knows_is_refused():
+    module = nn.Sequential(nn.Flatten(), nn.LayerNorm(16, dtype=F64))
+    with pytest.raises(UnsolvableError, match="linear layers"):
+        ekfac(module, [samples(4)], tangent(named(module)), [0.1], 1e-2, seed=0)
