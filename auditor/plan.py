@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,6 +33,16 @@ _FILE_BYTES = 8192
 """Upper bound of what a Parquet file holds beside its rows."""
 _TENSOR_BYTES = 512
 """Upper bound of what a checkpoint holds beside a tensor's numbers: its name, shape and place."""
+
+
+_REPLAY_STEPS = 4.5
+"""Training steps that one step of replay takes, recomputation included (docs/benchmarks/replay_cost.md: 3.2 to 4.2)."""
+_PRODUCT_STEPS = 3.2
+"""SAM micro-batches that one product with SAM's Jacobian takes (same source)."""
+_GIF_STEPS = 2.5
+"""Training steps that one step of gif_step takes, measured at 2 to 3."""
+_HIF_SYSTEMS = ({"hif_full", "hif"}, {"hif_fast"}, {"influence"})
+"""Methods that share a solve."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +120,7 @@ def plan(config: Config) -> Plan:
         score_actors=resources.score_actors,
         seconds={}
         if resources.gpus_per_worker and not torch.cuda.is_available()
-        else {
-            "train": steps
-            * seconds["micro_batch"]
-            * math.ceil(train.batch_size // train.micro_batch_size / resources.train_workers),
-            "score": rows * seconds["score_row"] * checkpoints * passes / resources.score_actors
-            if (passes := sum(method in config.score.methods for method in ("gif", "tracin")))
-            else rows * seconds["forward_row"] / resources.score_actors,
-        },
+        else _stage_seconds(config, rows, steps, checkpoints, seconds),
         memory={
             "images": cached,
             # θ, u, the sum of gradients, both passes' gradients, ε and θ + ε
@@ -131,6 +135,30 @@ def plan(config: Config) -> Plan:
             "scores": _SCORE_BYTES * rows + _FILE_BYTES * score_files,
         },
     )
+
+
+def _stage_seconds(
+    config: Config, rows: int, steps: int, checkpoints: int, seconds: dict[str, float]
+) -> dict[str, float]:
+    """Seconds of computing by stage, from seconds of one micro-batch, one scored row and one evaluated row."""
+    train, methods, resources = config.train, set(config.score.methods), config.resources
+    micro_batches = train.batch_size // train.micro_batch_size
+    step = seconds["micro_batch"] * math.ceil(micro_batches / resources.train_workers)
+    passes = checkpoints * sum(method in methods for method in ("gif", "tracin"))
+    row = passes * seconds["score_row"] if passes else seconds["forward_row"]
+    found = {"train": steps * step, "score": rows * row / resources.score_actors}
+    if "replay" in methods:
+        found["replay"] = _REPLAY_STEPS * config.replay.horizon * steps * step
+    if systems := sum(bool(methods & wanted) for wanted in _HIF_SYSTEMS):
+        epoch = seconds["micro_batch"] * math.ceil(rows / train.micro_batch_size / resources.train_workers)
+        found["hif"] = systems * config.hif.iterations * _PRODUCT_STEPS * epoch
+    if "gif_step" in methods:
+        found["gif_step"] = _GIF_STEPS * steps * step
+    if config.verify.during_run:
+        wanted = config.verify.leave_one_out + config.verify.subsets * len(config.verify.drop_rates) + 2
+        at_once = resources.retrainers or max(1, (os.cpu_count() or 1) // resources.cpus_per_worker)
+        found["verify"] = math.ceil(wanted / at_once) * steps * micro_batches * seconds["micro_batch"]
+    return found
 
 
 def _measure(

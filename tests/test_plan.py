@@ -41,7 +41,7 @@ def test_the_plan_of_the_quickstart_is_exact(request):
     assert (found.classes, found.input_shape) == (10, (1, 8, 8))
     assert (found.steps, found.steps_per_epoch, found.micro_batches, found.checkpoints) == (160, 8, 2, 10)
     assert (found.train_workers, found.score_actors) == (2, 2)
-    assert set(found.seconds) == {"train", "score"}
+    assert set(found.seconds) == {"train", "replay", "score", "verify"}
     assert all(seconds > 0 for seconds in found.seconds.values())
 
 
@@ -54,6 +54,22 @@ def test_the_plan_is_what_happens(happened):
     assert expected.input_shape == happened.dataset.input_shape
     model = new_model(happened.config, happened.dataset)
     assert expected.parameters == sum(value.numel() for value in model.parameters())
+
+
+def test_stages_that_are_not_asked_for_cost_nothing(tmp_path):
+    few = plan(config(tmp_path, score={"methods": ["gif"]})).seconds
+    assert set(few) == {"train", "score"}
+    many = config(
+        tmp_path,
+        score={"methods": ["hif", "hif_fast", "gif_step", "replay"]},
+        verify={"leave_one_out": 10, "subsets": 5, "drop_rates": [0.05, 0.1]},
+        resources={"retrainers": 2},
+    )
+    found = plan(many).seconds
+    assert set(found) == {"train", "score", "replay", "hif", "gif_step", "verify"}
+    # 22 retrainings, two at a time, each a training on one worker.
+    assert found["verify"] == pytest.approx(11 * found["train"])
+    assert found["replay"] == pytest.approx(4.5 * found["train"])
 
 
 @pytest.mark.parametrize("what", ["ledger", "signals", "checkpoints"])

@@ -93,8 +93,9 @@ def draw_figures(
         "All training samples by score, each turned so that harmful or suspicious samples are on the right. Counts are "
         "logarithmic; values beyond the outer 0.1% are drawn at the edge."
     )
-    width = 2.75 * max(len(ranking.methods), 2)
-    pictures.append(_picture("scores", caption, (width, 3.0), partial(plots.scores, ranking=ranking)))
+    rows = -(-len(ranking.methods) // plots.PANELS)
+    size = (2.75 * max(-(-len(ranking.methods) // rows), 2), 0.4 + 2.6 * rows)
+    pictures.append(_picture("scores", caption, size, partial(plots.scores, ranking=ranking)))
     if ranking.flagged.any():
         caption = "Flagged samples by given label, and what the model suggests instead."
         pictures.append(_picture("flagged", caption, (11.0, 4.4), partial(plots.flagged, ranking=ranking)))

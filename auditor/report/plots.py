@@ -60,10 +60,19 @@ def _loss_ceiling(curves: TrainingCurves) -> float | None:
     return 1.1 * top if np.isfinite(top) and top > 0 else None
 
 
+PANELS = 5
+"""Histograms side by side; more go into further rows."""
+
+
 def scores(figure: Figure, ranking: Ranking) -> None:
     """One histogram a method, wrong labels apart where they are known."""
     wrong = ranking.wrong
-    panels = figure.subplots(1, len(ranking.methods), squeeze=False, sharey=True)[0]
+    rows = -(-len(ranking.methods) // PANELS)
+    columns = -(-len(ranking.methods) // rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    panels = grid.flat[: len(ranking.methods)]
+    for axes in grid.flat[len(ranking.methods) :]:
+        axes.set_visible(False)
     for axes, method in zip(panels, ranking.methods, strict=True):
         harm = ranking.harm(method)
         low, high = np.quantile(harm, [0.001, 0.999])
@@ -82,7 +91,8 @@ def scores(figure: Figure, ranking: Ranking) -> None:
         axes.set_ylim(bottom=0.6)
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(f"harm by {method}" if METHODS[base(method)].predicts else f"suspicion by {method}")
-    panels[0].set_ylabel("samples")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("samples")
     if wrong is not None and wrong.any():
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center")
