@@ -145,6 +145,11 @@ def caveat(summary: Summary) -> str | None:
                 "Replay differentiates the whole training: exact for a small change of one sample's weight, an "
                 f"approximation for removing it, a coarser one for removing many at once. {calm} {unverified}"
             )
+        case "hif_full" | "hif_fast" | "hif" | "influence" | "ekfac" as method:
+            text = (
+                f"{method} takes the end of training for a minimum and curvature for constant: an approximation even "
+                f"for a small change of one sample's weight. {unverified}"
+            )
         case method if METHODS[method].predicts:
             text = (
                 f"{method} ranks samples, it does not measure them: predicted sizes can be off by a factor of fifty "
