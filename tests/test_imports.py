@@ -14,7 +14,7 @@ import auditor
 
 ROOT = Path(auditor.__file__).parent
 LAYERS = [
-    {"config", "storage", "errors", "counters", "methods", "progress"},
+    {"config", "sections", "storage", "errors", "counters", "methods", "progress"},
     {"influence", "trajectory", "sam", "models", "data", "fidelity"},
     {"distributed", "report", "review"},
     {"audit", "plan", "model_check"},

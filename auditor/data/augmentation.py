@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from auditor.config import Augmentation
 from auditor.counters import uniform
+from auditor.sections.data import Augmentation
 
 
 def augment(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: NDArray[np.integer]) -> Tensor:

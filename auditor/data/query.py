@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.config import Query
 from auditor.errors import InputError
+from auditor.sections.scoring import Query
 
 
 def query_rows(

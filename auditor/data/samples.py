@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auditor.config import Augmentation
 from auditor.data.augmentation import augment
 from auditor.data.dataset import Dataset
 from auditor.data.decode import CorruptImageError, EncodedImage, decode_column, normalise
@@ -20,6 +19,7 @@ from auditor.data.inspection import feature_rows
 from auditor.data.snapshot import snapshot_batches
 from auditor.data.splits import SplitName
 from auditor.errors import StageError
+from auditor.sections.data import Augmentation
 from auditor.storage import RunFolder
 
 Rows: TypeAlias = "Sequence[EncodedImage | None] | NDArray[np.generic] | Sequence[NDArray[np.generic]]"

@@ -13,8 +13,8 @@ from contextlib import contextmanager, nullcontext
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from auditor.config import Resources
 from auditor.errors import InputError, StageError
+from auditor.sections.running import Resources
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from auditor.config import Config, DigitsSource, TorchvisionSource
+from auditor.config import Config
 from auditor.report.masking import mask
 from auditor.report.tracking_store import clip
+from auditor.sections.data import DigitsSource, TorchvisionSource
 from auditor.storage import RunFolder
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.config import Augmentation
 from auditor.counters import uniform
 from auditor.data.augmentation import augment
+from auditor.sections.data import Augmentation
 from tests.data.builders import pixels
 
 BOTH = Augmentation(horizontal_flip=True, crop_padding=2)

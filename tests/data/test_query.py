@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from auditor.config import Query, parse_config
+from auditor.config import parse_config
 from auditor.data import prepare, query_name, query_rows
 from auditor.errors import InputError
+from auditor.sections.scoring import Query
 from auditor.storage import RunFolder
 
 NAMES = ["cat", "dog", "eel"]

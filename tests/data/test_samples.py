@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from auditor.config import Augmentation, Config
+from auditor.config import Config
 from auditor.data.augmentation import augment
 from auditor.data.dataset import Dataset
 from auditor.data.decode import decode_column, normalise
 from auditor.data.prepare import prepare
 from auditor.data.samples import Samples, inputs_of_batch
 from auditor.errors import StageError
+from auditor.sections.data import Augmentation
 from auditor.storage import RunFolder
 from tests.data.builders import configure, encode, feature_table, images, parquet_config, pixels, table, three_tables
 

@@ -9,13 +9,13 @@ import psutil
 import pytest
 import torch
 
-from auditor.config import Query
 from auditor.distributed.retrain import Retrainer, retrain_on_ray
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.removals import Removal
 from auditor.fidelity.verification import planned, read_effects, result_file, verified
 from auditor.influence import Point, evaluate
+from auditor.sections.scoring import Query
 from auditor.storage import RunFolder
 from tests.distributed.builders import config, equal_states, train_here
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from auditor.config import Data, DigitsSource, FolderSource, ParquetSource
 from auditor.data.sources.base import IMAGE, Index, Source
 from auditor.data.sources.digits import Digits
 from auditor.data.sources.folder import Folder
 from auditor.data.sources.parquet import ParquetTables
 from auditor.data.sources.torchvision import Torchvision
+from auditor.sections.data import Data, DigitsSource, FolderSource, ParquetSource
 
 __all__ = ["IMAGE", "Index", "Source", "open_source"]
 

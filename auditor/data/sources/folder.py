@@ -12,10 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from auditor.config import FolderSource
 from auditor.data.sources.base import Index, chunks, image_array
 from auditor.data.splits import SPLITS, SplitName
 from auditor.errors import InputError
+from auditor.sections.data import FolderSource
 from auditor.storage import resolve
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")

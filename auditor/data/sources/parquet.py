@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from auditor.config import Columns, ParquetSource
 from auditor.data.labels import plain_labels
 from auditor.data.sources.base import BATCH_ROWS, Index
 from auditor.data.sources.columns import concatenated, decoded, feature_column, image_column, strings
 from auditor.data.sources.roles import Roles, assign_roles
 from auditor.data.splits import SPLITS, SplitName
 from auditor.errors import InputError
+from auditor.sections.data import Columns, ParquetSource
 from auditor.storage import resolve
 
 _INDEX_ROWS = 65536

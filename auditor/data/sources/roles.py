@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from auditor.config import Columns
 from auditor.data.sources.columns import is_features, is_image, is_text, value_type
 from auditor.errors import InputError
+from auditor.sections.data import Columns
 
 _RESERVED = {"row", "sample_id", "image", "features", "label", "true_label"}
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from auditor.config import TorchvisionSource
 from auditor.data.decode import encode_png
 from auditor.data.sources.base import Index, chunks, image_array
 from auditor.data.splits import SPLITS, SplitName
 from auditor.errors import InputError
+from auditor.sections.data import TorchvisionSource
 
 # Where torchvision's datasets keep what they list: there is no common attribute.
 _FILES = ("samples", "imgs", "_samples", "_image_files", "_images")

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auditor.config import FolderSource
 from auditor.data.decode import decode_column, read_encoded
 from auditor.data.sources.folder import Folder
 from auditor.errors import InputError
+from auditor.sections.data import FolderSource
 from tests.data.builders import encode, pixels
 
 

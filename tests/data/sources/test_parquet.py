@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.config import Columns, ParquetSource
 from auditor.data.decode import read_encoded
 from auditor.data.sources.parquet import ParquetTables
 from auditor.errors import InputError
+from auditor.sections.data import Columns, ParquetSource
 from tests.data.builders import encode, feature_table, images, pixels, table
 
 

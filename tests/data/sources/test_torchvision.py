@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from auditor.config import TorchvisionSource
 from auditor.data.decode import decode_image
 from auditor.data.sources.torchvision import Torchvision
 from auditor.errors import InputError
+from auditor.sections.data import TorchvisionSource
 from tests.data.builders import encode, pixels
 
 FAKE = {"size": 300, "image_size": [3, 6, 5], "num_classes": 4}

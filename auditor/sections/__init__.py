@@ -1,0 +1,1 @@
+"""The sections of the configuration, whose whole is `auditor.config.Config`."""

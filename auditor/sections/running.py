@@ -1,0 +1,54 @@
+"""Sections about the report, where an audit is logged, and what it runs on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from auditor.sections.scoring import MethodName
+from auditor.sections.section import PositiveInt, Section
+
+
+class Report(Section):
+    """What is ranked, flagged and shown."""
+
+    rank_by: MethodName | Literal["auto"] = "auto"
+    """The score that orders the report; `auto` is the one that agrees best with the run's own retrainings, or, without
+    any, the one that can be expected to."""
+    flagged: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Largest share of the training rows to flag; only samples whose removal is predicted to help are flagged."""
+    gallery: PositiveInt = 60
+    """Images shown in report.html."""
+
+
+class MLflow(Section):
+    """Where the audit is logged. Credentials come from MLflow's environment variables, never from here."""
+
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """Tracking store or server."""
+    experiment: str = "auditor"
+    """Experiment name."""
+    run_name: str | None = None
+    """Name of the run; by default the name of the run folder."""
+
+
+class Resources(Section):
+    """What the audit runs on. None of these changes its result, so they may differ when a run is resumed."""
+
+    train_workers: PositiveInt = 1
+    """Training workers."""
+    score_actors: PositiveInt = 1
+    """Scoring actors."""
+    cpus_per_worker: PositiveInt = 1
+    """CPUs, and threads, of each worker and actor."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of each worker and actor."""
+    retrainers: PositiveInt | None = None
+    """Retrainings of a verification at a time; by default as many as the cluster has room for."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker failures after which training gives up."""
+    wait_seconds: Annotated[float, Field(ge=0)] = 300
+    """How long to wait for an existing cluster that is asked to grow, before the audit gives up."""
+    ray_address: str | None = None
+    """An existing cluster (`auto` or an address); by default the surrounding Ray job's, or a local one for this run."""

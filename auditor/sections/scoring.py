@@ -1,0 +1,98 @@
+"""Sections about scores: what they are about, how they are computed, and how they are verified."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from auditor.methods import METHODS
+from auditor.sections.section import NameText, PositiveInt, Section
+
+
+class Query(Section):
+    """What influence is measured on: f, the mean loss over the validation rows that are chosen; all by default."""
+
+    class_name: NameText | None = None
+    """The validation rows of this class."""
+    sample_ids: Annotated[list[NameText], Field(min_length=1)] | None = None
+    """The validation rows with these ids: one row asks why the model does what it does with it."""
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Query:
+        if self.class_name is not None and self.sample_ids is not None:
+            raise ValueError("class_name and sample_ids are given, a query is one of them")
+        return self
+
+
+class Replay(Section):
+    """Exact influence by sweeping training backwards."""
+
+    horizon: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of training to sweep, counted from its end."""
+    memory_gib: Annotated[float, Field(gt=0)] = 2.0
+    """Memory of each worker for the states of one segment; less means more of them are computed again."""
+    tolerance: Annotated[float, Field(ge=0)] = 1e-3
+    """Largest relative difference to a recorded checkpoint before replay is refused."""
+
+
+class Hif(Section):
+    """Influence by one linear solve at the end of training: `hif_full`, `hif_fast`, `hif`, `influence`, `ekfac`."""
+
+    solver: Literal["gmres", "bicgstab", "neumann", "cg"] = "gmres"
+    """`gmres` and `bicgstab` for any matrix, `neumann` where its series converges, `cg` with the Gauss-Newton matrix
+    (`hif_fast` and `influence` alone). `ekfac` is always solved in its own closed form."""
+    damping: Annotated[float, Field(ge=0)] | None = None
+    """Added to the diagonal; null computes 0.003, 0.01, 0.03, 0.1 and 0.3, and names columns `hif_full@0.1`, 0.01
+    being the plain ones."""
+    iterations: PositiveInt = 100
+    """Most products with the matrix in one solve; `gmres` keeps a vector of the parameters' size for each."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Relative residual at which a solve ends; one that stays above is recorded as not converged."""
+    rows: PositiveInt | None = None
+    """Training rows, drawn by the seed, that stand for all in products with the matrix; null takes all. Influences
+    are given to all rows all the same."""
+
+
+def _known(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"expected one of {', '.join(METHODS)}")
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": list(METHODS)})]
+"""A score; see `docs/concepts.md` for what each means."""
+
+
+class Score(Section):
+    """Which scores to give every training sample."""
+
+    methods: Annotated[list[MethodName], Field(min_length=1)] = ["replay", "gif", "loss", "margin", "aum"]
+    """Score columns to write."""
+    checkpoints: Annotated[int, Field(ge=1)] | None = None
+    """Use this many of the recorded checkpoints, spread evenly; all of them by default."""
+    ablation: bool = False
+    """Beside `gif`, write `gif@3`, `gif@5` and `gif@10`: GIF with that many of the checkpoints."""
+    trak_dimensions: PositiveInt = 256
+    """Columns of TRAK's random projection, best below half of the training rows."""
+    batch_size: PositiveInt = 128
+    """Rows a scoring pass."""
+
+    @model_validator(mode="after")
+    def _ablates_what_is_scored(self) -> Score:
+        if self.ablation and "gif" not in self.methods:
+            raise ValueError("ablation is of gif, which is not among methods")
+        return self
+
+
+class Verify(Section):
+    """Real retrainings without chosen samples, which show how far the scores can be trusted."""
+
+    during_run: bool = True
+    """Whether `auditor run` verifies; `auditor verify` does in any case."""
+    leave_one_out: Annotated[int, Field(ge=0)] = 12
+    """Retrainings without a single sample: most harmful, most helpful and random ones in turn."""
+    subsets: Annotated[int, Field(ge=0)] = 12
+    """Retrainings without a random subset, for each drop rate."""
+    drop_rates: list[Annotated[float, Field(gt=0, lt=1)]] = [0.05]
+    """Shares of the training rows that the random subsets leave out."""
