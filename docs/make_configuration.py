@@ -18,7 +18,7 @@ TARGET = Path(__file__).with_name("configuration.md")
 INTRODUCTION = """\
 # Configuration
 
-<!-- Made by docs/make_configuration.py from auditor/config.py, auditor/sections and auditor/models: change those and run it again. -->
+<!-- Made by docs/make_configuration.py from auditor/sections and auditor/models: change those and run it again. -->
 
 One YAML file describes one audit. Only `run` and `data.source` have no default, so this is a whole configuration:
 
