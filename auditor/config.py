@@ -150,13 +150,17 @@ def differences(old: Config, new: Config) -> list[str]:
     Returns:
         One line a changed key, such as ``train.epochs: 30 → 40``.
     """
-    before, after = flatten(old), flatten(new)
-    keys = sorted(key for key in before.keys() | after.keys() if not key.startswith(_FREE))
+    before, after = deciding(old), deciding(new)
     return [
         f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}"
-        for key in keys
+        for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """Dotted keys and plain values of the settings that decide what a run folder holds: all but `_FREE`."""
+    return {key: value for key, value in flatten(config).items() if not key.startswith(_FREE)}
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from auditor.config import Config
 from auditor.data import Dataset
 from auditor.distributed.loop import new_model
+from auditor.distributed.partial_sweep import PartialSweeps
 from auditor.distributed.replay_files import Replay
 from auditor.distributed.worker import replay_worker
 from auditor.distributed.workers import run_on_workers
@@ -16,6 +17,8 @@ from auditor.trajectory import TrajectoryReader
 
 def replay_on_ray(config: Config, run: RunFolder) -> Replay:
     """Differentiate f, the loss of the query, through the recorded training; an earlier result is left alone.
+
+    A sweep that was interrupted goes on from the last segment that it finished.
 
     Args:
         config: The audit.
@@ -31,8 +34,10 @@ def replay_on_ray(config: Config, run: RunFolder) -> Replay:
     check_replay(config, run)
     if (found := Replay.read(run)) is not None:
         return found
-    steps = TrajectoryReader(run).manifest.steps
-    run_on_workers(config, run, replay_worker, "replay", round(config.replay.horizon * steps), 0)
+    manifest = TrajectoryReader(run).manifest
+    done = manifest.steps - PartialSweeps(config, run, manifest).first_step()
+    steps = round(config.replay.horizon * manifest.steps)
+    run_on_workers(config, run, replay_worker, "replay", steps, min(done, steps))
     found = Replay.read(run)
     assert found is not None, "the first worker writes it before it returns"  # noqa: S101
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from auditor.distributed.partial_sweep import remove_partial
 from auditor.distributed.row_scores import write_row_scores
 from auditor.distributed.sweep import Sweep
 from auditor.storage import RunFolder
@@ -32,8 +33,9 @@ class Replay:
 
 
 def write_replay(run: RunFolder, sweep: Sweep) -> None:
-    """Keep what a sweep found; replay.json last, since it declares the rest complete."""
+    """Keep what a sweep found; replay.json declares it complete, after which nothing partial is needed any more."""
     shorter = {f"replay@{horizon:g}": influence for horizon, influence in sweep.shorter.items()}
     write_row_scores(run, "replay", {"replay": sweep.influence, **shorter})
     found = Replay(sweep.first_step, sweep.predictability, {str(step): value for step, value in sweep.drift.items()})
     run.write_json(REPLAY_FILE, asdict(found))
+    remove_partial(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.distributed.loop import all_reduce
+from auditor.distributed.partial_sweep import PartialSweep, PartialSweeps
 from auditor.distributed.retraining import Retraining, drift_from
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence.replay import Cotangent, step_pullback
 from auditor.sam import State
 from auditor.sam.perturbation import global_norm
 from auditor.storage import RunFolder
+from auditor.trajectory.manifest import Segment
 from auditor.trajectory.reader import RecordedStep
 
 SHORTER_HORIZONS = (0.75, 0.5, 0.25, 0.1)
@@ -41,7 +43,11 @@ class Sweep:
 
 
 def sweep(
-    config: Config, run: RunFolder, device: torch.device, progress: Callable[[int], None] = lambda _: None
+    config: Config,
+    run: RunFolder,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _: None,
+    resumable: bool = False,
 ) -> Sweep | str:
     """Differentiate f, the loss of the query, through every recorded step, the last one first.
 
@@ -54,7 +60,9 @@ def sweep(
         config: The audit.
         run: Its run folder, training complete.
         device: This worker's device.
-        progress: Told the number of steps swept, on the first rank.
+        progress: Told the number of steps swept, earlier attempts included, on the first rank.
+        resumable: Go on where an interrupted sweep of this audit was, and keep in replay/partial/ what is found after
+            each segment; the caller removes it. With as many workers as before the result is the same bit for bit.
 
     Returns:
         The influence of every training row, or in one sentence why it would be wrong; the same on every worker.
@@ -63,46 +71,75 @@ def sweep(
         StageError: Training has not ended.
     """
     trained = TrainedRun(config, run, device)
-    return _Backwards(trained, progress).go()
+    return _Backwards(trained, progress, resumable).go()
 
 
 class _Backwards:
-    """The sweep's moving parts: the cotangent on its way back and what it has picked up."""
+    """The sweep's moving parts: what the finished segments gave, and what the one on its way back has picked up."""
 
-    def __init__(self, trained: TrainedRun, progress: Callable[[int], None]) -> None:
+    def __init__(self, trained: TrainedRun, progress: Callable[[int], None], resumable: bool) -> None:
         self.trained = trained
         self.progress = progress
         self.training = Retraining(trained)
-        self.cotangent = Cotangent.final(trained.validation_gradient())
-        self.gradient = torch.zeros(trained.manifest.rows, dtype=torch.float64)
-        self.drift: dict[int, float] = {}
-        self.swept = 0
+        self.kept = PartialSweeps(trained.config, trained.run, trained.manifest) if resumable else None
+        earlier = self.kept.read(trained.device) if self.kept is not None else None
+        self.done = self._nothing() if earlier is None else earlier
+        self.swept = trained.manifest.steps - max(self.done.first_step, self._first_step(trained.config.replay.horizon))
+        self.cotangent = self.done.cotangent
+        # Of this worker and the segment that is being swept.
+        self.gradient = torch.zeros_like(self.done.gradient)
         self.passed: dict[float, torch.Tensor] = {}
 
     def go(self) -> Sweep | str:
         replay = self.trained.config.replay
-        began = float(global_norm(self.cotangent.parameters.values()))
         first_step = self._first_step(replay.horizon)
-        for segment, steps in self.trained.reader.recorded_steps(backwards=True):
+        for segment, steps in self.trained.reader.recorded_steps(backwards=True, end=self.done.first_step):
             if segment.end_step <= first_step:
                 break
             state = self.trained.reader.state(segment.first_step).to(self.trained.device)
             end = self._sweep(state, steps, first_step)
             recorded = self.trained.reader.state(segment.end_step).to(self.trained.device)
-            self.drift[segment.end_step] = drift_from(recorded, end)
-            if not self.drift[segment.end_step] <= replay.tolerance:
+            drift = drift_from(recorded, end)
+            if not drift <= replay.tolerance:
                 return (
                     f"replay stopped at step {segment.end_step}: it differs from the recorded parameters by "
-                    f"{self.drift[segment.end_step]:.1e}, more than replay.tolerance {replay.tolerance:.1e}"
+                    f"{drift:.1e}, more than replay.tolerance {replay.tolerance:.1e}"
                 )
-        grown = float(global_norm(self.cotangent.parameters.values())) / began
+            self._close(segment, drift)
+        done = self.done
+        grown = float(global_norm(done.cotangent.parameters.values())) / done.began
+        if not (math.isfinite(grown) and bool(done.gradient.isfinite().all())):
+            return "replay overflowed on its way back: this training is too chaotic to be differentiated"
+        shorter = {horizon: -value.numpy() for horizon, value in done.shorter.items()}
+        return Sweep(-done.gradient.numpy(), done.drift, grown, first_step, shorter)
+
+    def _nothing(self) -> PartialSweep:
+        """The end of training: no segment is swept yet."""
+        manifest = self.trained.manifest
+        cotangent = Cotangent.final(self.trained.validation_gradient())
+        began = float(global_norm(cotangent.parameters.values()))
+        return PartialSweep(manifest.steps, began, cotangent, torch.zeros(manifest.rows, dtype=torch.float64), {}, {})
+
+    def _close(self, segment: Segment, drift: float) -> None:
+        """Add what all workers have found in a segment to what was there.
+
+        Segment by segment, whether or not the sweep was interrupted in between: sums in one order.
+        """
         found = {"all": self.gradient, **{str(horizon): value for horizon, value in self.passed.items()}}
         total = all_reduce({name: value.to(self.trained.device) for name, value in found.items()})
-        if not (math.isfinite(grown) and bool(total["all"].isfinite().all())):
-            return "replay overflowed on its way back: this training is too chaotic to be differentiated"
-        influence = {name: -value.cpu().numpy() for name, value in total.items()}
-        shorter = {horizon: influence[str(horizon)] for horizon in self.passed}
-        return Sweep(influence["all"], self.drift, grown, first_step, shorter)
+        sums = {name: self.done.gradient + value.cpu() for name, value in total.items()}
+        self.done = replace(
+            self.done,
+            first_step=segment.first_step,
+            cotangent=self.cotangent,
+            gradient=sums["all"],
+            shorter={**self.done.shorter, **{horizon: sums[str(horizon)] for horizon in self.passed}},
+            drift={**self.done.drift, segment.end_step: drift},
+        )
+        self.gradient = torch.zeros_like(self.gradient)
+        self.passed = {}
+        if self.kept is not None and self.training.rank == 0:
+            self.kept.write(self.done)
 
     def _sweep(self, state: State, steps: list[RecordedStep], first_step: int) -> State:
         """Sweep some neighbouring steps whose first one starts from `state`; returns the state after the last."""

@@ -47,7 +47,7 @@ def replay_worker(settings: dict[str, Any]) -> str | None:
     from auditor.distributed.sweep import sweep
 
     config, run = _open(settings)
-    found = sweep(config, run, get_device(), _progress(run))
+    found = sweep(config, run, get_device(), _progress(run), resumable=True)
     if isinstance(found, str):
         return found
     if get_context().get_world_rank() == 0:

@@ -67,10 +67,17 @@ class TrajectoryReader:
         """The state before step `step`, on the CPU; `step` must be among the manifest's checkpoints."""
         return load_checkpoint(self.run, step)
 
-    def recorded_steps(self, backwards: bool = False) -> Iterator[tuple[Segment, list[RecordedStep]]]:
-        """The steps of each segment, ascending; the segments ascending as well, or from the last to the first."""
-        segments = self.manifest.segments[::-1] if backwards else self.manifest.segments
-        for segment in segments:
+    def recorded_steps(
+        self, backwards: bool = False, end: int | None = None
+    ) -> Iterator[tuple[Segment, list[RecordedStep]]]:
+        """The steps of each segment, ascending; the segments ascending as well, or from the last to the first.
+
+        Args:
+            backwards: Begin with the last segment.
+            end: Leave out the segments that end after this step.
+        """
+        segments = [segment for segment in self.manifest.segments if end is None or segment.end_step <= end]
+        for segment in reversed(segments) if backwards else segments:
             table = self._batches(segment)
             count = self.manifest.micro_batches
             steps = []

@@ -70,7 +70,7 @@ class TrajectoryRecorder:
         distributed = dist.is_initialized()
         self.rank = dist.get_rank() if distributed else 0
         self.world_size = dist.get_world_size() if distributed else 1
-        found = _from_first_rank(lambda: Manifest.read(run))
+        found = from_first_rank(lambda: Manifest.read(run))
         if found is not None and not found.same_training(manifest):
             raise InputError(f"{run}: holds the trajectory of another training")
         self.manifest = replace(found or manifest, world_size=self.world_size)
@@ -230,8 +230,8 @@ def _gather(value: T) -> list[T]:
     return gathered
 
 
-def _from_first_rank(read: Callable[[], T]) -> T:
-    """What the first rank reads: on a network file system others may still see an older file."""
+def from_first_rank(read: Callable[[], T]) -> T:
+    """What the first rank reads: on a network file system others may still see an older file. Collective."""
     if not dist.is_initialized():
         return read()
     box: list[Any] = [None, None]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import torch
 import torch.distributed as dist
@@ -95,10 +96,32 @@ def train_here(audit: Config, wrong: Sequence[int] = ()) -> RunFolder:
     return run
 
 
+def ray_train_workers() -> list[psutil.Process]:
+    """The Ray Train workers among the processes that this test started."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE and any("RayTrainWorker" in part for part in process.cmdline())
+    ]
+
+
 def slow_cnn(input_shape, num_classes, seconds, **args) -> nn.Module:
     """`small_cnn`, which sleeps before every pass; its parameters have the same names."""
     model = small_cnn(input_shape, num_classes, **args)
     model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+    return model
+
+
+def counted_cnn(input_shape, num_classes, seconds, passes, **args) -> nn.Module:
+    """`slow_cnn`, which notes its process in a file for every pass in training mode."""
+    model = slow_cnn(input_shape, num_classes, seconds, **args)
+
+    def note(module, arguments):
+        if module.training:
+            with Path(passes).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    model.register_forward_pre_hook(note)
     return model
 
 

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from auditor.data import prepare
+from auditor.distributed.partial_sweep import PARTIAL, PartialSweeps
 from auditor.distributed.replay import check_replay, replay_on_ray
 from auditor.distributed.replay_files import Replay
 from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.sweep import sweep
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
-from tests.distributed.builders import config, train_in_processes
+from auditor.trajectory import TrajectoryReader
+from tests.distributed.builders import config, in_processes, ray_train_workers, train_in_processes
 
 SMALL = {"train": {"epochs": 2, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 3}}
 
@@ -38,6 +45,61 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ra
     before = (tmp_path / "replay/influence.parquet").stat().st_mtime_ns
     assert replay_on_ray(audit, run) == found
     assert (tmp_path / "replay/influence.parquet").stat().st_mtime_ns == before
+
+
+CNN = {"widths": [8]}
+TRAIN = {"epochs": 4, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 5}
+
+
+def _sweep_rank(rank, audit, folder):
+    found = sweep(audit, RunFolder(audit.run), torch.device("cpu"))
+    np.savez(
+        f"{folder}/{rank}.npz", **{"replay": found.influence, **{f"replay@{h:g}": v for h, v in found.shorter.items()}}
+    )
+
+
+def _kill_one_worker_in_the_middle(sweeps, killed):
+    while (first_step := sweeps.first_step()) > 12:
+        time.sleep(0.01)
+    workers = ray_train_workers()
+    os.kill(workers[-1].pid, signal.SIGKILL)
+    killed.append((first_step, {worker.pid for worker in workers}))
+
+
+@pytest.mark.ray
+def test_a_killed_worker_changes_no_bit_and_no_finished_segment_is_swept_again(tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    passes = tmp_path / "passes"
+    run = RunFolder(tmp_path / "run")
+    counted = {
+        "name": "tests.distributed.builders:counted_cnn",
+        "args": {**CNN, "seconds": 0.01, "passes": str(passes)},
+    }
+    plain = config(run, train=TRAIN, model={"name": "small_cnn", "args": CNN})
+    prepare(plain, run)
+    train_in_processes(plain, 2)
+    in_processes(_sweep_rank, 2, plain, str(tmp_path))
+
+    audit = config(run, train=TRAIN, model=counted, resources={"train_workers": 2})
+    killed: list[tuple[int, set[int]]] = []
+    sweeps = PartialSweeps(audit, run, TrajectoryReader(run).manifest)
+    killer = threading.Thread(target=_kill_one_worker_in_the_middle, args=(sweeps, killed), daemon=True)
+    killer.start()
+    found = replay_on_ray(audit, run)
+    killer.join(timeout=10)
+
+    [(first_step, workers)] = killed
+    influence = read_row_scores(run)
+    with np.load(tmp_path / "0.npz") as undisturbed:
+        assert influence.keys() == set(undisturbed)
+        for column in undisturbed:
+            np.testing.assert_array_equal(influence[column], undisturbed[column])
+    assert found.drift == {"24": 0.0, "18": 0.0, "12": 0.0, "6": 0.0}
+    # A step is 4 micro-batches of two passes forward and two backward.
+    later = [pid for pid in map(int, passes.read_text().split()) if pid not in workers]
+    assert len(later) / 16 in range(6, first_step + 1, 6)
+    assert not run.exists(PARTIAL)
+    assert not [name for name in run.names("", hidden=True) if name.startswith(".")]
 
 
 def test_running_statistics_are_refused_where_they_would_spoil_the_derivative(tmp_path):

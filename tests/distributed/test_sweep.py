@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing import ProcessRaisedException
 
 from auditor.data import prepare
 from auditor.distributed.loop import run_training
+from auditor.distributed.partial_sweep import PartialSweeps
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.sweep import Sweep, sweep
 from auditor.distributed.trained_run import TrainedRun
@@ -131,3 +135,94 @@ def test_a_ledger_that_does_not_lead_to_its_checkpoints_is_refused(tmp_path):
     run.remove("trajectory/checkpoints/step-00000009")
     save_checkpoint(run, 9, tampered)
     assert "replay stopped at step 9: it differs" in sweep(audit, run, CPU)
+
+
+@pytest.fixture
+def own(trained, tmp_path):
+    """A copy of the trained run that a test may leave something in."""
+    shutil.copytree(trained.run, tmp_path / "own")
+    return trained.model_copy(update={"run": str(tmp_path / "own")})
+
+
+class InterruptedSweepError(Exception):
+    pass
+
+
+def interrupted_sweep(audit, steps):
+    """A sweep that ends in the middle, after that many steps."""
+
+    def progress(swept):
+        if swept == steps:
+            raise InterruptedSweepError
+
+    sweep(audit, RunFolder(audit.run), CPU, progress, resumable=True)
+
+
+def kept_until(audit):
+    """The first step that is swept in what is kept."""
+    run = RunFolder(audit.run)
+    return PartialSweeps(audit, run, TrainedRun(audit, run, CPU).manifest).first_step()
+
+
+def assert_same(found, expected):
+    """Bit for bit."""
+    np.testing.assert_array_equal(found.influence, expected.influence)
+    assert found.shorter.keys() == expected.shorter.keys()
+    for horizon, influence in expected.shorter.items():
+        np.testing.assert_array_equal(found.shorter[horizon], influence)
+    assert (found.drift, found.predictability) == (expected.drift, expected.predictability)
+    assert found.first_step == expected.first_step
+
+
+@pytest.mark.parametrize("horizon", [1.0, 0.8])
+def test_an_interrupted_sweep_goes_on_after_its_last_segment_and_ends_bit_for_bit_the_same(own, horizon):
+    own = own.model_copy(update={"replay": own.replay.model_copy(update={"horizon": horizon})})
+    run = RunFolder(own.run)
+    undisturbed = sweep(own, run, CPU)
+    with pytest.raises(InterruptedSweepError):
+        interrupted_sweep(own, 6)
+    assert kept_until(own) == 4
+    told = []
+    assert_same(sweep(own, run, CPU, told.append, resumable=True), undisturbed)
+    assert told == list(range(6, 9 - undisturbed.first_step + 1))
+    # All is swept: only the result is still to be written.
+    assert_same(sweep(own, run, CPU, told.append, resumable=True), undisturbed)
+    assert told[-1] == 9 - undisturbed.first_step
+    assert told.count(told[-1]) == 1
+
+
+def test_a_sweep_interrupted_before_its_first_segment_is_done_begins_again(own):
+    with pytest.raises(InterruptedSweepError):
+        interrupted_sweep(own, 3)
+    told = []
+    assert_same(sweep(own, RunFolder(own.run), CPU, told.append, resumable=True), sweep(own, RunFolder(own.run), CPU))
+    assert told == list(range(1, 10))
+
+
+def test_what_another_horizon_has_kept_is_ignored_and_removed(own):
+    with pytest.raises(InterruptedSweepError):
+        interrupted_sweep(own, 6)
+    shorter = own.model_copy(update={"replay": own.replay.model_copy(update={"horizon": 0.8})})
+    told = []
+    assert_same(
+        sweep(shorter, RunFolder(own.run), CPU, told.append, resumable=True), sweep(shorter, RunFolder(own.run), CPU)
+    )
+    assert told == list(range(1, 8))
+    assert (kept_until(own), kept_until(shorter)) == (9, 0)
+
+
+def _interrupted_rank(rank, audit):
+    interrupted_sweep(audit, 7)
+
+
+def test_another_number_of_workers_goes_on_from_what_is_kept(own):
+    with pytest.raises(ProcessRaisedException):
+        in_processes(_interrupted_rank, 2, own)
+    assert kept_until(own) == 4
+    told = []
+    found = sweep(own, RunFolder(own.run), CPU, told.append, resumable=True)
+    alone = sweep(own, RunFolder(own.run), CPU)
+    np.testing.assert_allclose(found.influence, alone.influence, rtol=1e-7, atol=1e-12)
+    for horizon, influence in alone.shorter.items():
+        np.testing.assert_allclose(found.shorter[horizon], influence, rtol=1e-7, atol=1e-12)
+    assert told == [6, 7, 8, 9]

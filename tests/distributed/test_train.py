@@ -14,7 +14,7 @@ from auditor.distributed.train import train_on_ray
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest, TrajectoryReader
-from tests.distributed.builders import config, equal_states, train_in_processes
+from tests.distributed.builders import config, equal_states, ray_train_workers, train_in_processes
 
 pytestmark = pytest.mark.ray
 
@@ -22,19 +22,10 @@ TRAIN = {"epochs": 40, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 9
 RESOURCES = {"train_workers": 2}
 
 
-def training_workers():
-    """The training workers among the processes that this test started."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE and any("RayTrainWorker" in part for part in process.cmdline())
-    ]
-
-
 def kill_one_worker_when_half_done(run, killed):
     while (manifest := Manifest.read(run)) is None or len(manifest.checkpoints) < 4:
         time.sleep(0.02)
-    victim = training_workers()[-1]
+    victim = ray_train_workers()[-1]
     os.kill(victim.pid, signal.SIGKILL)
     killed.append((victim.pid, manifest.checkpoints[-1]))
 
