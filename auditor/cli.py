@@ -121,8 +121,12 @@ def verify(request: Request) -> None:
     if request.as_json:
         _print_json(dataclasses.asdict(found))
         return
-    for line in fidelity_table(found):
+    for line in fidelity_table(found.methods):
         click.echo(line)
+    if len(found.columns) > len(found.chosen) - 1:
+        click.echo("\nEvery column, over all retrainings; nothing is chosen here:")
+        for line in fidelity_table(found.columns):
+            click.echo(line)
 
 
 @stage

@@ -67,6 +67,8 @@ class Fidelity:
     """Column that stands for a method, by method, and for `auto`."""
     methods: dict[str, MethodFidelity]
     """By method, and `auto`."""
+    columns: dict[str, MethodFidelity]
+    """By score column, over all retrainings: nothing was chosen by them."""
 
     @classmethod
     def read(cls, run: RunFolder) -> Fidelity | None:
@@ -82,6 +84,7 @@ class Fidelity:
             harmful=Effect(**raw["harmful"]) if raw["harmful"] else None,
             chosen=raw["chosen"],
             methods={name: _method(value) for name, value in raw["methods"].items()},
+            columns={name: _method(value) for name, value in raw["columns"].items()},
         )
 
     def write(self, run: RunFolder) -> None:
@@ -139,6 +142,7 @@ def judge(
         harmful=harmful,
         chosen=chosen,
         methods=methods,
+        columns={column: pairs.fidelity(column, judging=False) for column in predicted},
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from auditor.fidelity.agreement import Statistic
 from auditor.fidelity.fidelity import Fidelity, MethodFidelity
 from auditor.methods import AUTO, base
 
 
-def fidelity_table(found: Fidelity) -> list[str]:
-    """Lines of plain text: every method's agreement with the retrainings, with 95 % intervals."""
-    shares = list(found.subsets)
+def fidelity_table(methods: Mapping[str, MethodFidelity]) -> list[str]:
+    """Lines of plain text: agreement with the retrainings, with 95 % intervals.
+
+    Args:
+        methods: `Fidelity.methods`, or every column of `Fidelity.columns`.
+    """
+    shares = list(dict.fromkeys(share for method in methods.values() for share in method.lds))
     head = ["method", "LOO Pearson", "LOO Spearman", "slope", *(f"LDS {float(share):.0%}" for share in shares), "on"]
     rows = []
-    for name, method in found.methods.items():
+    for name, method in methods.items():
         label = name if method.column == name else f"{name} ({method.column})"
         cells = [method.loo_pearson, method.loo_spearman, method.slope, *(method.lds[share] for share in shares)]
         rows.append([label, *map(shown, cells), str(method.retrainings)])

@@ -112,12 +112,20 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 def test_the_table_names_every_method_and_the_variant_that_stands_for_it():
-    lines = fidelity_table(judged(**{"gif": NOISE, "gif@3": TRUE, "loss": NOISE}))
+    found = judged(**{"gif": NOISE, "gif@3": TRUE, "loss": NOISE})
+    lines = fidelity_table(found.methods)
     assert lines[0].split()[:3] == ["method", "LOO", "Pearson"]
     assert "LDS 5%" in lines[0]
     assert any(line.startswith("gif (gif@3)") for line in lines)
     assert any(line.startswith("loss") and "–" in line for line in lines)
     assert any(line.startswith("auto (gif@3)") for line in lines)
+
+
+def test_every_column_is_judged_on_everything():
+    found = judged(**{"gif": NOISE, "gif@3": TRUE, "loss": NOISE})
+    assert list(found.columns) == ["gif", "gif@3", "loss"]
+    assert {method.retrainings for method in found.columns.values()} == {48}
+    assert any(line.startswith("gif@3 ") for line in fidelity_table(found.columns))
 
 
 def test_words_say_what_was_predicted_and_what_happened():
