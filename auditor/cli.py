@@ -73,7 +73,7 @@ def stage(function: Callable[[Request], None]) -> click.Command:
 def run(request: Request) -> None:
     """Train, score and report: the main job. Resumes what was interrupted.
 
-    Example: auditor run docs/examples/digits.yaml --set train.epochs=20 --run runs/short
+    Example: auditor run docs/examples/digits.yaml --set train.epochs=10 --run runs/short
     """
     _show_summary(request, request.audit.run())
 

@@ -30,7 +30,7 @@ data:
 
 * An unknown key or an impossible value is an error that names the key; nothing is ignored.
 * On the command line `--set key.path=value` overrides any key (repeatable, values in YAML), and `--run DIR` the run
-  folder: `auditor run audit.yaml --set train.epochs=20 --set 'model.args={widths: [16, 32]}' --run runs/short`.
+  folder: `auditor run audit.yaml --set train.epochs=10 --set 'model.args={widths: [16, 32]}' --run runs/short`.
 * The run folder keeps the resolved configuration as `config.yaml`, with package versions and the git revision. Any
   command takes it in place of the original.
 * A run folder belongs to one configuration: a difference that would change the result is refused and shown. These may
