@@ -88,11 +88,12 @@ def scores(figure: Figure, ranking: Ranking) -> None:
         axes.set_yscale("log", nonpositive="clip")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
         axes.yaxis.set_minor_formatter(lambda _value, _position: "")
-        axes.set_ylim(bottom=0.6)
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(f"harm by {method}" if METHODS[base(method)].predicts else f"suspicion by {method}")
     for axes in grid[:, 0]:
         axes.set_ylabel("samples")
+    # Only now: a limit that is set holds for all panels, whatever is drawn into them later.
+    panels[0].set_ylim(bottom=0.6)
     if wrong is not None and wrong.any():
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center")
