@@ -12,7 +12,8 @@ vary() {
     auditor verify "$@" >"runs/vary-$name.txt"
 }
 wanted="$*"
-vary no-norm --set model.args.norm=none
+# Without normalisation the recipe of the demo learns nothing; this one does.
+vary no-norm --set model.args.norm=none --set train.optimizer.learning_rate=0.1 --set train.epochs=40
 vary group-norm --set model.args.norm=group
 vary relu --set model.args.activation=relu
 vary rho-0 --set train.perturbation.rho=0
