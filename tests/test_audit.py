@@ -24,6 +24,8 @@ from torch.nn.functional import cross_entropy
 from auditor import Audit, RunFolder, TrajectoryReader
 from auditor.data import Dataset
 from auditor.distributed.loop import load_samples
+from auditor.distributed.replay_files import Replay
+from auditor.fidelity import Fidelity
 from auditor.trajectory import Manifest
 from tests.distributed.builders import auditor, equal_states, start_auditor
 
@@ -52,19 +54,25 @@ train:
   optimizer: {learning_rate: 0.05}
   checkpoints: 7
 evaluation: {statistics_rows: 128}
+verify: {leave_one_out: 4, subsets: 1}
 report: {gallery: 12}
 mlflow: {experiment: weekly}
 resources: {train_workers: 2, score_actors: 2}
 """
 STEPS = 180
+UNVERIFIED = ("--set", "verify.during_run=false")
 NOWHERE = {"RAY_ADDRESS": "127.0.0.1:9"}
 """Who starts or looks for Ray with this fails."""
 BATCHES = dict.fromkeys(("step", "epoch", "micro_batch", "rank"), "int32")
 BATCHES |= {"samples": "list<element: int32>", **dict.fromkeys(("lr", "rho", "grad_norm", "loss"), "double")}
 SIGNALS = {"epoch": "int32", "sample": "int32"}
 SIGNALS |= {**dict.fromkeys(("loss", "margin", "loss_perturbed", "margin_perturbed"), "float"), "predicted": "int32"}
+METHODS = ("replay", "gif", "loss", "margin", "aum")
+REPLAY = dict.fromkeys(("replay", *(f"replay@{horizon}" for horizon in (0.75, 0.5, 0.25, 0.1))), "double")
 SCORES = {"sample_id": "string", "label": "int32", "gif": "double", "loss": "float", "margin": "float", "aum": "float"}
-SCORES |= {"suggested_label": "int32", "suggested_probability": "float"}
+SCORES |= {**REPLAY, "suggested_label": "int32", "suggested_probability": "float"}
+EFFECTS = {"kind": "string", "share": "double", "rows": "list<element: int32>", "chooses": "bool", "measured": "double"}
+EFFECTS |= {**REPLAY, **dict.fromkeys(("gif", "loss", "margin", "aum"), "double")}
 SNAPSHOT = {"row": "int32", "sample_id": "string", "image": "struct<bytes: binary, path: string>"}
 SNAPSHOT |= {"label": "int32", "true_label": "int32"}
 
@@ -125,16 +133,20 @@ def test_the_command_says_what_it_found_and_where(finished):
     assert [int(rank) for rank, _ in top] == list(range(1, 11))
     ranked = finished.run.read_table("report/ranked.parquet")["sample_id"].to_pylist()
     assert [sample_id for _, sample_id in top] == ranked[:10]
-    for method in ("gif", "loss", "margin", "aum"):
+    for method in METHODS:
         assert re.search(rf"^  {method} +\d+\.\d%  +\d+\.\d%  +\d+\.\d% +AUROC 0\.\d{{3}}", out, re.MULTILINE)
-    for stage in ("data: 400 train, 150 validation, 150 test rows", f"train: {STEPS} steps", "score: 400 samples"):
+    said = ("data: 400 train, 150 validation, 150 test rows", f"train: {STEPS} steps", "replay: drift at most")
+    for stage in (*said, "score: 400 samples by replay, gif", "verify: 6 retrainings without chosen samples"):
         assert stage in err
 
 
 def test_every_file_of_the_contract_is_there_and_nothing_else(finished):
     run = finished.run
     files = {"config.yaml", "dataset.json", "evaluation.json", "mlflow.json", "stages.json"}
-    assert set(run.names("", hidden=True)) == {*files, "dataset", "report", "scores", "trajectory"}
+    folders = {"dataset", "replay", "report", "scores", "trajectory", "verify"}
+    assert set(run.names("", hidden=True)) == files | folders
+    assert set(run.names("replay", hidden=True)) == {"influence.parquet", "replay.json"}
+    assert set(run.names("verify", hidden=True)) == {"effects.parquet", "fidelity.json", "retrainings"}
     assert set(run.names("dataset", hidden=True)) == {"train", "validation", "test"}
     assert set(run.names("trajectory", hidden=True)) == {"manifest.json", "batches", "signals", "checkpoints"}
     report = {"figures", "ranked.csv", "ranked.parquet", "report.html", "summary.json"}
@@ -150,6 +162,7 @@ def test_parquet_files_have_the_columns_of_the_contract_and_a_version(finished):
             assert schema(run, f"{folder}/{name}") == columns
             metadata = pq.read_schema(run.full(f"{folder}/{name}")).metadata
             assert metadata[b"auditor.format_version"] == b"1"
+    assert schema(run, "verify/effects.parquet") == EFFECTS
     snapshot = pq.read_schema(run.full("dataset/train/part-00000.parquet")).metadata
     assert json.loads(snapshot[b"class_names"]) == [str(digit) for digit in range(10)]
     ranked = schema(run, "report/ranked.parquet")
@@ -169,15 +182,35 @@ def test_json_files_have_the_fields_of_the_contract(finished):
     assert {"optimizer", "perturbation", "seed", "epochs", "batch_size", "micro_batch_size", "seconds"} < set(manifest)
     assert [entry["step"] for entry in evaluation["checkpoints"]] == manifest["checkpoints"]
     assert evaluation["validation_accuracy"] > 0.8, "the model learned"
-    assert set(read("stages.json")["seconds"]) == {"prepare", "train", "score", "report", "track"}
+    stages = {"prepare", "train", "replay", "score", "verify", "report", "track"}
+    assert set(read("stages.json")["seconds"]) == stages
     assert set(read("mlflow.json")) == {"format_version", "tracking_uri", "experiment_id", "run_id"}
     summary = read("report/summary.json")
     assert {"rows", "flagged", "test_accuracy", "validation_loss", "seconds", "detection"} < set(summary)
-    assert set(summary["detection"]) == {"gif", "loss", "margin", "aum"}
+    assert set(summary["detection"]) == set(METHODS)
     assert set(summary["detection"]["gif"]["found"]) == {"0.01", "0.05", "0.1", "0.2", "0.4"}
     kept = yaml.safe_load(run.read_bytes("config.yaml"))
     assert {"auditor", "ray", "torch", "mlflow"} < set(kept["versions"])
     assert "revision" in kept
+
+
+def test_the_audit_was_verified_by_retrainings_and_says_what_they_found(finished):
+    run, fidelity = finished.run, Fidelity.read(finished.run)
+    assert (fidelity.ones, fidelity.subsets) == (4, {"0.05": 1})
+    assert fidelity.baseline_loss == pytest.approx(fidelity.recorded_loss, rel=1e-3)
+    effects = run.read_table("verify/effects.parquet").to_pylist()
+    assert [effect["kind"] for effect in effects] == ["none", "harmful", *["one"] * 4, "subset"]
+    assert (effects[0]["measured"], len(effects[-1]["rows"])) == (0.0, 20)
+    assert len(run.names("verify/retrainings")) == 7
+    block = run.read_json("report/summary.json")["fidelity"]
+    assert set(block) == {*METHODS, "auto"}
+    judged = fidelity.methods["replay"].loo_pearson
+    assert block["replay"]["loo_pearson"] == judged.value
+    assert block["replay"]["intervals"]["loo_pearson"] == [judged.low, judged.high]
+    assert "retrainings.png" in run.names("report/figures")
+    said = finished.ended.stdout
+    assert f"Checked by training again without the {fidelity.harmful.samples} samples that replay calls" in said
+    assert "How far to trust the scores, by 5 real retrainings" in said
 
 
 def test_the_ledger_holds_every_micro_batch_once_and_both_ranks_wrote(finished):
@@ -283,7 +316,9 @@ def test_python_and_the_command_agree(finished, beside_own_model):
     audit = Audit.from_yaml("audit.yaml")
     before = contents(finished.run.local)
     assert audit.train() == Manifest.read(finished.run)
+    assert audit.replay() == Replay.read(finished.run)
     assert audit.score() == 400
+    assert audit.verify() == Fidelity.read(finished.run)
     summary = audit.run()
     assert contents(finished.run.local) == before
     assert [sample.sample_id for sample in summary.top] == re.findall(r"digits-\d{4}", finished.ended.stdout)
@@ -307,7 +342,7 @@ def wait_for(what, seconds=120.0):
 def test_an_audit_whose_driver_was_killed_ends_as_if_nothing_had_happened(finished, tmp_path):
     cwd = desk(tmp_path)
     run = RunFolder(cwd / "runs/week-1")
-    process = start_auditor(cwd, "run", "audit.yaml")
+    process = start_auditor(cwd, "run", "audit.yaml", *UNVERIFIED)
     started = []
     try:
         wait_for(lambda: process.poll() is not None or ((found := Manifest.read(run)) and len(found.checkpoints) > 1))
@@ -326,7 +361,7 @@ def test_an_audit_whose_driver_was_killed_ends_as_if_nothing_had_happened(finish
     experiment = client.get_experiment_by_name("weekly").experiment_id
     assert [logged.info.status for logged in client.search_runs([experiment])] == ["RUNNING"]
 
-    ended = auditor(cwd, "run", "audit.yaml", "--json")
+    ended = auditor(cwd, "run", "audit.yaml", "--json", *UNVERIFIED)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout).items() <= run.read_json("report/summary.json").items()
     assert "train:" not in ended.stderr
@@ -337,6 +372,8 @@ def test_an_audit_whose_driver_was_killed_ends_as_if_nothing_had_happened(finish
     assert pa.concat_tables(after.batches()).equals(pa.concat_tables(before.batches()))
     order = "sample_id"
     assert run.read_table("scores").sort_by(order).equals(finished.run.read_table("scores").sort_by(order))
+    assert not run.exists("verify")
+    assert run.read_json("report/summary.json")["fidelity"] is None
     assert after.manifest.segments[: len(interrupted.segments)] == interrupted.segments
     [logged] = client.search_runs([experiment])
     assert logged.info.status == "FINISHED"

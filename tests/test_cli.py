@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -12,10 +13,11 @@ import pytest
 import yaml
 
 from auditor.cli import cli, main
+from auditor.fidelity import Fidelity
 from tests.data.builders import images, table, three_tables
-from tests.distributed.builders import auditor, config
+from tests.distributed.builders import auditor, config, train_here
 
-STAGES = ["run", "train", "replay", "score", "report", "plan"]
+STAGES = ["run", "train", "replay", "score", "verify", "report", "plan"]
 
 
 @pytest.fixture
@@ -158,6 +160,7 @@ def test_a_missing_column_is_named_with_its_file(command, tmp_path):
     [
         ("score", "runs/a: holds no trajectory; train first"),
         ("replay", "runs/a: holds no trajectory; train first"),
+        ("verify", "runs/a: holds no trajectory; train first"),
         ("report", "runs/a: holds no scores; score first"),
     ],
 )
@@ -201,6 +204,36 @@ def test_a_model_of_ones_own_is_found_beside_the_caller(tmp_path):
     ended = auditor(tmp_path, "plan", path, "--json")
     refused = SimpleNamespace(code=ended.returncode, out=ended.stdout, err=ended.stderr)
     assert_refused(refused, "model.name 'own:make' cannot be imported: No module named 'own'")
+
+
+@pytest.mark.ray
+def test_verify_scores_trains_again_and_later_does_only_what_is_new(tmp_path, command, monkeypatch):
+    path = written(tmp_path, **{"verify.leave_one_out": 1, "verify.subsets": 3})
+    run = train_here(config("runs/a"))
+    ended = auditor(tmp_path, "verify", path)
+    assert ended.returncode == 0, ended.stderr
+    first = {name: run.read_bytes(f"verify/retrainings/{name}") for name in run.names("verify/retrainings")}
+    assert len(first) == 1 + 1 + 1 + 3
+    head, *lines = ended.stdout.splitlines()
+    assert head.split("  ")[0] == "method"
+    assert [line.split()[0] for line in lines] == ["gif", "loss", "margin", "aum", "auto"]
+    assert "LDS 5%" in head
+
+    with monkeypatch.context() as nowhere:
+        nowhere.setenv("RAY_ADDRESS", "127.0.0.1:9")  # who starts or looks for Ray fails
+        again = command("verify", path)
+    assert (again.code, again.out) == (0, ended.stdout), again.err
+    assert run.names("verify/retrainings") == sorted(first)
+
+    more = auditor(tmp_path, "verify", path, "--json", "--set", "verify.subsets=4")
+    assert more.returncode == 0, more.stderr
+    told = json.loads(more.stdout)
+    assert (told["ones"], told["subsets"]) == (1, {"0.05": 4})
+    assert told["methods"]["gif"]["lds"]["0.05"].keys() == {"value", "low", "high"}
+    assert told == dataclasses.asdict(Fidelity.read(run))
+    after = {name: run.read_bytes(f"verify/retrainings/{name}") for name in run.names("verify/retrainings")}
+    assert len(after) == len(first) + 1
+    assert first.items() <= after.items()
 
 
 @pytest.mark.ray

@@ -94,6 +94,7 @@ def test_tensors_without_a_marker_count_for_nothing(tmp_path):
         ({"replay": {"horizon": 0.5}}, MANIFEST, False),
         ({"replay": {"tolerance": 1e-6}}, MANIFEST, False),
         ({"evaluation": {"statistics_rows": 32}}, MANIFEST, False),
+        ({"query": {"class_name": "3"}}, MANIFEST, False),
         ({}, replace(MANIFEST, seconds=1.5), False),
     ],
 )

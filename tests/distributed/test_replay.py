@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from auditor.data import prepare
+from auditor.distributed.loop import run_training
 from auditor.distributed.partial_sweep import PARTIAL, PartialSweeps
 from auditor.distributed.replay import check_replay, replay_on_ray
 from auditor.distributed.replay_files import Replay
@@ -51,11 +52,12 @@ CNN = {"widths": [8]}
 TRAIN = {"epochs": 4, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 5}
 
 
-def _sweep_rank(rank, audit, folder):
-    found = sweep(audit, RunFolder(audit.run), torch.device("cpu"))
-    np.savez(
-        f"{folder}/{rank}.npz", **{"replay": found.influence, **{f"replay@{h:g}": v for h, v in found.shorter.items()}}
-    )
+def _train_and_sweep(rank, audit, folder):
+    run, cpu = RunFolder(audit.run), torch.device("cpu")
+    assert run_training(audit, run, cpu) is None
+    found = sweep(audit, run, cpu)
+    shorter = {f"replay@{horizon:g}": influence for horizon, influence in found.shorter.items()}
+    np.savez(f"{folder}/{rank}.npz", **{"replay": found.influence, **shorter})
 
 
 def _kill_one_worker_in_the_middle(sweeps, killed):
@@ -77,8 +79,7 @@ def test_a_killed_worker_changes_no_bit_and_no_finished_segment_is_swept_again(t
     }
     plain = config(run, train=TRAIN, model={"name": "small_cnn", "args": CNN})
     prepare(plain, run)
-    train_in_processes(plain, 2)
-    in_processes(_sweep_rank, 2, plain, str(tmp_path))
+    in_processes(_train_and_sweep, 2, plain, str(tmp_path))
 
     audit = config(run, train=TRAIN, model=counted, resources={"train_workers": 2})
     killed: list[tuple[int, set[int]]] = []

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from auditor.config import Config, parse_config
+from auditor.fidelity import Fidelity
+from auditor.fidelity.verification import planned, result_file, verified
 from auditor.storage import RunFolder
 
 EPOCHS, STEPS_PER_EPOCH = 4, 5
@@ -37,6 +39,7 @@ class Audit:
     sample_ids: Sequence[str] | None = None
     carried: Mapping[str, pa.Array] = field(default_factory=dict)
     methods: Sequence[str] = ("gif", "loss", "margin", "aum")
+    variants: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     rank_by: str = "gif"
     flagged: float = 0.2
     gallery: int = 8
@@ -113,7 +116,7 @@ class Audit:
 
     def scores_table(self) -> pa.Table:
         names = [*self.methods, "suggested_label", "suggested_probability"]
-        scores = {name: self.scores[name] for name in names}
+        scores = {**{name: self.scores[name] for name in names}, **self.variants}
         return pa.table({"sample_id": pa.array(self.sample_ids, pa.string()), "label": self.label, **scores})
 
     def _write_dataset(self, run: RunFolder) -> None:
@@ -213,6 +216,22 @@ class Audit:
         final |= {"test_loss": 0.25, "test_accuracy": 0.9375, "query": self.query}
         final["query_loss"] = final["validation_loss"] if self.query == "validation loss" else 0.75
         run.write_json("evaluation.json", {"statistics": "precise", "checkpoints": checkpoints, **final})
+
+
+def write_verification(
+    audit: Audit,
+    run: RunFolder,
+    effect: NDArray[np.float64],
+    ones: int = 24,
+    subsets: int = 24,
+    drop_rates: Sequence[float] = (0.05,),
+) -> Fidelity:
+    """What retrainings would have left and said if each row really had its effect [rows] on a loss of 0.5."""
+    wanted = {"leave_one_out": ones, "subsets": subsets, "drop_rates": list(drop_rates)}
+    removals = planned(audit.config(run, verify=wanted), run)
+    for removal in removals:
+        run.write_json(result_file(removal), {"loss": 0.5 + float(effect[list(removal.rows)].sum())})
+    return verified(run, removals)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -14,7 +14,7 @@ from auditor.report.gallery import gallery
 from auditor.report.html import render
 from auditor.report.ranking import rank_samples
 from auditor.report.summary import Summary, summarise, verdict
-from tests.report.builders import Audit, png
+from tests.report.builders import Audit, png, write_verification
 
 NASTY = ["<script>alert(1)</script>", '"><img src=x onerror="document.title=\'owned\'">', "{{ 7 * 7 }}", "a & b"]
 
@@ -40,9 +40,12 @@ class _Page(HTMLParser):
         return [attrs for found, attrs in self.tags if found == tag and name in (attrs.get("class") or "")]
 
 
-def _page(path, **settings) -> tuple[Summary, _Page, str]:
-    """The page without its figures, which have their own tests."""
-    config, run = Audit(**settings).write(path)
+def _page(path, effect=None, **settings) -> tuple[Summary, _Page, str]:
+    """The page without its figures, which have their own tests; verified by retrainings where an effect is given."""
+    audit = Audit(**settings)
+    config, run = audit.write(path)
+    if effect is not None:
+        write_verification(audit, run, effect, ones=12, drop_rates=(0.05, 0.2))
     ranking = rank_samples(config, run)
     detection = detect(ranking)
     summary = summarise(ranking, detection, run)
@@ -64,6 +67,29 @@ def test_it_shows_verdict_gallery_figures_detection_and_provenance(tmp_path):
     assert "0123abc" in page.text
     assert "truth, kept aside" in page.text
     assert len(text) < 2_000_000
+
+
+def test_it_shows_how_far_every_method_agreed_with_retrainings(tmp_path):
+    effect = np.random.default_rng(3).normal(size=40)
+    summary, page, _ = _page(tmp_path, effect, variants={"gif@3": effect})
+    assert [attrs["id"] for attrs in page.of("section")][:3] == ["verdict", "fidelity", "gallery"]
+    assert "60 times the model was trained again" in page.text
+    assert "(12 single ones, 24 random 5% subsets, 24 random 20% subsets)" in page.text
+    assert "LOO Pearson LOO Spearman slope LDS 5% LDS 20% judged on" in page.text
+    exact = "1.000 (1.00 to 1.00)"
+    assert f"gif (gif@3) {' '.join([exact] * 5)} 30" in page.text
+    assert f"auto (gif@3) {' '.join([exact] * 5)} 30" in page.text
+    loss = summary.fidelity.methods["loss"]
+    assert f"loss {loss.loo_pearson.value:.3f} " in page.text
+    assert f"{loss.lds['0.2'].high:.2f}) 60" in page.text
+    assert "not been compared with real retrainings" not in page.text
+
+
+def test_without_retrainings_it_claims_no_agreement(tmp_path):
+    _, page, _ = _page(tmp_path)
+    assert "fidelity" not in [attrs["id"] for attrs in page.of("section")]
+    assert "LOO" not in page.text
+    assert "not been compared with real retrainings" in page.text
 
 
 def test_harm_is_said_to_be_that_of_the_query(tmp_path):

@@ -10,7 +10,7 @@ from auditor.errors import StageError
 from auditor.fidelity.removals import share_count
 from auditor.methods import harm
 from auditor.report.ranking import harm_order, rank_samples
-from tests.report.builders import Audit
+from tests.report.builders import Audit, write_verification
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,52 @@ def test_ranks_by_the_configured_method_and_keeps_to_the_scored_ones(tmp_path):
     ranking = rank_samples(*audit.write(tmp_path))
     assert ranking.methods == ("loss", "aum")
     np.testing.assert_array_equal(ranking.rows, np.lexsort((np.arange(40), audit.scores["aum"])))
+
+
+def _noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=40)
+
+
+def test_auto_without_retrainings_is_the_first_method_that_predicts_or_else_the_first(tmp_path):
+    influences = Audit(methods=("loss", "gif", "aum"), rank_by="auto")
+    ranking = rank_samples(*influences.write(tmp_path / "influences"))
+    assert ranking.rank_by == "gif"
+    np.testing.assert_array_equal(np.asarray(ranking.table["harm"]), -influences.scores["gif"][ranking.rows])
+    assert rank_samples(*Audit(methods=("aum", "loss"), rank_by="auto").write(tmp_path / "detectors")).rank_by == "loss"
+
+
+def test_auto_is_the_method_that_retrainings_agree_with_and_a_method_by_name_stays(tmp_path):
+    audit = Audit(methods=("replay", "gif", "loss"), rank_by="auto")
+    audit.scores["replay"] = _noise(1)
+    config, run = audit.write(tmp_path)
+    assert rank_samples(config, run).rank_by == "replay"
+    write_verification(audit, run, effect=audit.scores["gif"])
+    ranking = rank_samples(config, run)
+    assert ranking.rank_by == "gif"
+    np.testing.assert_array_equal(np.asarray(ranking.table["harm"]), -audit.scores["gif"][ranking.rows])
+    audit.rank_by = "replay"
+    assert rank_samples(audit.config(tmp_path), run).rank_by == "replay"
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_variant_stands_for_its_method_where_retrainings_chose_it_and_is_never_listed_by_itself(tmp_path, verified):
+    audit = Audit(methods=("gif", "loss"), rank_by="gif", variants={"gif@3": _noise(1), "gif@5": _noise(2)})
+    config, run = audit.write(tmp_path)
+    if verified:
+        write_verification(audit, run, effect=audit.variants["gif@3"])
+    ranking = rank_samples(config, run)
+    expected = audit.variants["gif@3"] if verified else audit.scores["gif"]
+    assert (ranking.rank_by, ranking.methods) == ("gif", ("gif", "loss"))
+    assert ranking.standing == {"gif": "gif@3" if verified else "gif", "loss": "loss"}
+    assert not [name for name in ranking.table.column_names if "@" in name]
+    np.testing.assert_array_equal(np.asarray(ranking.table["gif"]), expected[ranking.rows])
+    np.testing.assert_array_equal(np.asarray(ranking.table["harm"]), -expected[ranking.rows])
+
+
+def test_a_variant_that_is_not_finite_stops_the_stage_even_where_it_stands_for_nothing(tmp_path):
+    audit = Audit(variants={"gif@3": np.where(np.arange(40) == 3, np.nan, 0.0)})
+    with pytest.raises(StageError, match="gif@3 of sample 'sample-00003'"):
+        rank_samples(*audit.write(tmp_path))
 
 
 def test_an_unknown_truth_is_null_and_never_counts_as_wrong(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from auditor.errors import StageError
 from auditor.report import report
-from tests.report.builders import Audit
+from tests.report.builders import Audit, write_verification
 
 
 @pytest.fixture
@@ -37,6 +37,20 @@ def test_it_writes_every_contract_file(tmp_path):
     assert lines[0].startswith('"rank","sample_id","label"')
     assert "boxes" in table.column_names
     assert "boxes" not in lines[0]
+
+
+def test_a_report_after_a_verification_shows_it_and_one_before_does_not(plain):
+    audit, config, run = plain
+    assert report(config, run).fidelity is None
+    assert run.read_json("report/summary.json")["fidelity"] is None
+    assert "retrainings.png" not in run.names("report/figures")
+    found = write_verification(audit, run, audit.scores["gif"])
+    assert report(config, run).fidelity == found
+    assert set(run.read_json("report/summary.json")["fidelity"]) == {"gif", "auto"}
+    assert "retrainings.png" in run.names("report/figures")
+    page = run.read_bytes("report/report.html").decode()
+    assert 'id="fidelity"' in page
+    assert "Checked by training again" in page
 
 
 def test_a_second_report_replaces_the_first_and_ranks_the_same(plain):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from auditor.methods import METHODS
@@ -10,7 +11,7 @@ from auditor.report.detection import detect
 from auditor.report.ranking import rank_samples
 from auditor.report.summary import caveat, summarise, verdict
 from auditor.storage import RunFolder
-from tests.report.builders import Audit
+from tests.report.builders import Audit, write_verification
 
 
 def _summary(path, **settings):
@@ -131,3 +132,87 @@ def test_a_querys_loss_is_named_and_compared_with_itself(tmp_path):
 def test_every_influence_of_a_baseline_has_its_caveat(tmp_path, method):
     _, _, summary = _summary(tmp_path)
     assert "compared with real retrainings" in caveat(dataclasses.replace(summary, rank_by=method))
+
+
+def _verified(path, effect=None, **settings):
+    """The summary of an audit whose retrainings did what gif predicted, unless an effect [rows] is given."""
+    audit = Audit(**settings)
+    config, run = audit.write(path)
+    found = write_verification(audit, run, audit.scores["gif"] if effect is None else effect, drop_rates=(0.05, 0.2))
+    ranking = rank_samples(config, run)
+    return audit, found, summarise(ranking, detect(ranking), run)
+
+
+def test_fidelity_in_json_has_the_fields_of_the_contract_for_every_method(tmp_path):
+    _, found, summary = _verified(tmp_path, variants={"gif@3": np.ones(40)})
+    fidelity = json.loads(json.dumps(summary.to_json(), allow_nan=False))["fidelity"]
+    assert list(fidelity) == ["gif", "loss", "margin", "aum", "auto"]
+    numbers = ["loo_pearson", "loo_spearman", "slope", "lds", "lds@0.2"]
+    for name, block in fidelity.items():
+        assert list(block) == [*numbers, "intervals", "retrainings", "column"]
+        judged = found.methods[name]
+        statistics = [judged.loo_pearson, judged.loo_spearman, judged.slope, judged.lds["0.05"], judged.lds["0.2"]]
+        for number, statistic in zip(numbers, statistics, strict=True):
+            assert block[number] == (None if statistic is None else statistic.value)
+            assert block["intervals"].get(number) == (None if statistic is None else [statistic.low, statistic.high])
+        assert block["retrainings"] == judged.retrainings
+    # Nothing beside gif predicts, so that nothing had to be chosen for auto but its variant.
+    assert fidelity["gif"]["column"] == fidelity["auto"]["column"] == "gif"
+    assert [fidelity["gif"][number] for number in numbers] == pytest.approx([1.0] * 5)
+    assert fidelity["loss"]["slope"] is None
+    assert (fidelity["auto"]["retrainings"], fidelity["loss"]["retrainings"]) == (36, 72)
+
+
+def test_fidelity_in_json_names_the_variant_that_stands_for_its_method(tmp_path):
+    variant = np.random.default_rng(3).normal(size=40)
+    _, _, summary = _verified(tmp_path, effect=variant, variants={"gif@3": variant})
+    assert summary.to_json()["fidelity"]["gif"]["column"] == "gif@3"
+    assert summary.to_json()["fidelity"]["gif"]["loo_pearson"] == pytest.approx(1.0)
+
+
+def test_without_a_half_that_chooses_nothing_is_reported_as_if_it_were_sure(tmp_path):
+    audit = Audit()
+    config, run = audit.write(tmp_path)
+    write_verification(audit, run, audit.scores["gif"], ones=2, subsets=0)
+    ranking = rank_samples(config, run)
+    summary = summarise(ranking, detect(ranking), run)
+    block = summary.to_json()["fidelity"]["gif"]
+    assert (block["loo_pearson"], block["slope"], block["lds"], block["intervals"]) == (None, None, None, {})
+    assert "How far to trust" not in " ".join(verdict(summary))
+
+
+def test_the_verdict_says_what_retrainings_found_right_after_what_was_predicted(tmp_path):
+    audit, found, summary = _verified(tmp_path)
+    flagged, predicted, checked, trust, *_ = verdict(summary)
+    assert "are flagged" in flagged
+    assert "predicted to lower validation loss" in predicted
+    fell = audit.scores["gif"][audit.scores["gif"] < 0]
+    fell = np.sort(fell)[: found.harmful.samples].sum()
+    assert checked == (
+        f"Checked by training again without the {found.harmful.samples} samples that gif calls most harmful: the loss "
+        f"fell from 0.5 to {0.5 + fell:.3g}; {0.5 + fell:.3g} was predicted."
+    )
+    assert trust.startswith("How far to trust the scores, by 36 real retrainings: leaving out single samples")
+    assert "measured sizes being 1.00 times the predicted" in trust
+    assert "leaving out random 5% of the samples, ranks correlate 1.00 (95% interval 1.00 to 1.00)" in trust
+    assert "leaving out random 20% of the samples" in trust
+
+
+def test_the_verdict_does_not_hide_that_a_removal_did_the_opposite(tmp_path):
+    audit = Audit()
+    _, _, summary = _verified(tmp_path, effect=-audit.scores["gif"])
+    text = " ".join(verdict(summary))
+    assert "the loss rose from 0.5" in text
+    assert "correlate -1.00" in text
+
+
+@pytest.mark.parametrize("method", ["gif", "replay", "hif_full"])
+def test_no_caveat_calls_a_verified_run_unverified(tmp_path, method):
+    _, _, before = _summary(tmp_path / "before")
+    _, _, after = _verified(tmp_path / "after")
+    said = [caveat(dataclasses.replace(summary, rank_by=method, predictability=2.0)) for summary in (before, after)]
+    unverified = "In this run it has not been compared with real retrainings."
+    assert unverified in said[0]
+    assert "compared with real retrainings" not in said[1]
+    assert said[1] == " ".join(said[0].replace(unverified, "").split())
+    assert not [sentence for sentence in verdict(before) if "retrainings" in sentence or "training again" in sentence]
