@@ -48,10 +48,10 @@ data:
   label_noise: 0.1
 model: {name: "own:make", args: {width: 12}}
 train:
-  epochs: 30
+  epochs: 20
   batch_size: 64
   micro_batch_size: 16
-  optimizer: {learning_rate: 0.05}
+  optimizer: {learning_rate: 0.1}
   checkpoints: 7
 evaluation: {statistics_rows: 128}
 verify: {leave_one_out: 4, subsets: 1}
@@ -59,7 +59,8 @@ report: {gallery: 12}
 mlflow: {experiment: weekly}
 resources: {train_workers: 2, score_actors: 2}
 """
-STEPS = 180
+STEPS = 120
+CHECKPOINTS = list(range(0, 121, 20))
 UNVERIFIED = ("--set", "verify.during_run=false")
 NOWHERE = {"RAY_ADDRESS": "127.0.0.1:9"}
 """Who starts or looks for Ray with this fails."""
@@ -178,7 +179,7 @@ def test_json_files_have_the_fields_of_the_contract(finished):
     assert {"true_labels", "flipped", "quarantine", "warnings"} < set(dataset)
     assert (dataset["splits"]["train"]["rows"], dataset["flipped"], dataset["true_labels"]) == (400, 40, True)
     assert (manifest["status"], manifest["steps"], manifest["world_size"]) == ("complete", STEPS, 2)
-    assert manifest["checkpoints"] == manifest["checkpoint_steps"] == list(range(0, 181, 30))
+    assert manifest["checkpoints"] == manifest["checkpoint_steps"] == CHECKPOINTS
     assert {"optimizer", "perturbation", "seed", "epochs", "batch_size", "micro_batch_size", "seconds"} < set(manifest)
     assert [entry["step"] for entry in evaluation["checkpoints"]] == manifest["checkpoints"]
     assert evaluation["validation_accuracy"] > 0.8, "the model learned"
@@ -218,7 +219,7 @@ def test_the_ledger_holds_every_micro_batch_once_and_both_ranks_wrote(finished):
     places = list(zip(ledger["step"].to_pylist(), ledger["micro_batch"].to_pylist(), strict=True))
     assert places == [(step, index) for step in range(STEPS) for index in range(4)]
     assert ledger["rank"].to_pylist() == [0, 0, 1, 1] * STEPS
-    for step in range(0, 181, 30):
+    for step in CHECKPOINTS:
         files = finished.run.names(f"trajectory/checkpoints/step-{step:08d}")
         assert len([name for name in files if name.endswith(".safetensors")]) == 2
 
@@ -260,7 +261,7 @@ def test_mlflow_holds_parameters_metrics_lineage_and_the_report(finished):
     assert logged.data.metrics["fidelity.replay.loo_pearson"] == summary["fidelity"]["replay"]["loo_pearson"]
     curve = next(name for name in logged.data.metrics if name.startswith("curves/") and "validation" in name)
     points = finished.client.get_metric_history(logged.info.run_id, curve)
-    assert [point.step for point in points] == [*range(0, 181, 30)]
+    assert [point.step for point in points] == CHECKPOINTS
     inputs = {tag.value: entry.dataset for entry in logged.inputs.dataset_inputs for tag in entry.tags}
     fingerprint = finished.run.read_json("dataset.json")["fingerprint"]
     for context in ("training", "validation"):
@@ -298,7 +299,7 @@ def test_another_configuration_on_the_same_folder_is_refused_with_the_difference
     refused = auditor(finished.cwd, "run", "audit.yaml", "--set", "train.epochs=9", **NOWHERE)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.count("\n") == 1
-    assert "was made with another configuration (train.epochs: 30 → 9)" in refused.stderr
+    assert "was made with another configuration (train.epochs: 20 → 9)" in refused.stderr
     assert contents(finished.cwd) == before
 
 
