@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -53,20 +53,12 @@ class Retraining:
         )
         return after
 
-    def run(self, progress: Callable[[int], None] = lambda _: None) -> State:
-        """All of training from the recorded initial state; collective.
-
-        Args:
-            progress: Told the number of steps done.
-
-        Returns:
-            The final state.
-        """
+    def run(self) -> State:
+        """The final state of all of training from the recorded initial state; collective."""
         state = self.trained.reader.state(0).to(self.trained.device)
         for _, steps in self.trained.reader.recorded_steps():
             for step in steps:
                 state = self.forward(state, step)
-                progress(step.index + 1)
         return state
 
 

@@ -116,6 +116,11 @@ def judge(
         The agreement of every method.
     """
     pairs = _Pairs(predicted, removals, losses)
+    everything = {column: pairs.fidelity(column, judging=False) for column in predicted}
+
+    def judged(column: str, competed: bool) -> MethodFidelity:
+        return pairs.fidelity(column, judging=True) if competed and pairs.can_choose else everything[column]
+
     chosen: dict[str, str] = {}
     rivals: dict[str, list[str]] = {}
     for column in predicted:
@@ -123,10 +128,10 @@ def judge(
     methods = {}
     for method, columns in rivals.items():
         chosen[method] = pairs.best(columns)
-        methods[method] = pairs.fidelity(chosen[method], judging=pairs.can_choose and len(columns) > 1)
+        methods[method] = judged(chosen[method], competed=len(columns) > 1)
     if predicting := [chosen[method] for method in rivals if METHODS[method].predicts]:
         chosen[AUTO] = pairs.best(predicting)
-        methods[AUTO] = pairs.fidelity(chosen[AUTO], judging=pairs.can_choose)
+        methods[AUTO] = judged(chosen[AUTO], competed=True)
     harmful = None
     together = [index for index, removal in enumerate(removals) if removal.kind == "harmful"]
     if foremost is not None and together:
@@ -142,7 +147,7 @@ def judge(
         harmful=harmful,
         chosen=chosen,
         methods=methods,
-        columns={column: pairs.fidelity(column, judging=False) for column in predicted},
+        columns=everything,
     )
 
 
