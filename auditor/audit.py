@@ -189,6 +189,9 @@ class Audit:
 
             with cluster(self.config.resources, self._verbose), self._timed("train"):
                 manifest = train_on_ray(self.config, self.folder)
+        elif "train" not in self._seconds():
+            # Workers can outlive a killed command and end training without it.
+            self._record("train", manifest.seconds)
         log.info(
             "train: %d steps of %d samples in %.1f s, %d checkpoints",
             manifest.steps,
@@ -320,8 +323,10 @@ class Audit:
         """Record how long a stage took, once it has ended well."""
         started = time.monotonic()
         yield
-        spent = round(time.monotonic() - started, 3)
-        self.folder.write_json(STAGES_FILE, {"seconds": {**self._seconds(), stage: spent}})
+        self._record(stage, time.monotonic() - started)
+
+    def _record(self, stage: str, seconds: float) -> None:
+        self.folder.write_json(STAGES_FILE, {"seconds": {**self._seconds(), stage: round(seconds, 3)}})
 
     def _log_model(self, tracking: Tracking) -> None:
         """Hand MLflow the trained network, its running statistics replaced by the ones it was evaluated with."""

@@ -27,7 +27,7 @@ class Config(Section):
     run: str
     """The run folder: a local path or the URI of an object store."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seeds splits, label noise, initial weights, batch order, augmentation and dropout."""
+    """Seeds splits, label noise and, unless `train.seed` is given, all that is random in training."""
     data: Data
     """Rows."""
     model: Model = Model()
@@ -52,6 +52,11 @@ class Config(Section):
     """Tracking."""
     resources: Resources = Resources()
     """Workers."""
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of training: `train.seed`, or else `seed`."""
+        return self.seed if self.train.seed is None else self.train.seed
 
     @model_validator(mode="after")
     def _solver_fits_the_matrix(self) -> Config:

@@ -27,7 +27,7 @@ from auditor.distributed.loop import load_samples
 from auditor.distributed.replay_files import Replay
 from auditor.fidelity import Fidelity
 from auditor.trajectory import Manifest
-from tests.distributed.builders import auditor, equal_states, start_auditor
+from tests.distributed.builders import auditor, config, equal_states, start_auditor, train_here
 
 pytestmark = pytest.mark.ray
 
@@ -331,6 +331,15 @@ def test_a_run_folders_own_configuration_is_the_same_audit(finished, beside_own_
     kept = Audit.from_yaml(finished.run.full("config.yaml"))
     assert kept.config == Audit.from_yaml("audit.yaml").config
     assert kept.score() == 400
+
+
+def test_a_training_that_its_workers_ended_without_the_command_still_has_its_time(tmp_path):
+    audit = config(tmp_path)
+    run = train_here(audit)
+    assert not run.exists("stages.json")
+    manifest = Audit(audit).train()
+    assert manifest.seconds > 0
+    assert run.read_json("stages.json")["seconds"]["train"] == pytest.approx(manifest.seconds, abs=1e-3)
 
 
 def wait_for(what, seconds=120.0):

@@ -57,7 +57,7 @@ def training_manifest(config: Config, dataset: Dataset) -> Manifest:
         micro_batch_size=train.micro_batch_size,
         optimizer=train.optimizer.model_dump(),
         perturbation=train.perturbation.model_dump(),
-        seed=config.seed,
+        seed=config.training_seed,
         checkpoint_steps=spread_checkpoints(steps, train.checkpoints),
     )
 
@@ -69,7 +69,7 @@ def dtype_of(config: Config) -> torch.dtype:
 
 def new_model(config: Config, dataset: Dataset) -> nn.Module:
     """The configured network with its seeded initial weights, on the CPU."""
-    seed = counters.seed_of("weights", config.seed)
+    seed = counters.seed_of("weights", config.training_seed)
     model = config.model
     return build_model(model.name, model.args, dataset.input_shape, len(dataset.class_names), seed, dtype_of(config))
 
@@ -83,7 +83,7 @@ def load_samples(config: Config, run: RunFolder, dataset: Dataset, split: SplitN
         config.data.cache_gib,
         dtype_of(config),
         augmentation=config.data.augmentation,
-        seed=config.seed,
+        seed=config.training_seed,
     )
 
 
@@ -97,7 +97,7 @@ class StepInputs:
     """
 
     def __init__(self, config: Config, samples: Samples, device: torch.device) -> None:
-        self.seed = config.seed
+        self.seed = config.training_seed
         self.samples = samples
         self.device = device
         self.weights = torch.ones(len(samples), dtype=dtype_of(config))

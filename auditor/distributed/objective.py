@@ -48,7 +48,7 @@ class Objective:
         self.parameters, self._buffers = state.parameters, state.buffers
         self._inputs = StepInputs(trained.config, trained.train, trained.device)
         self.rows = trained.manifest.rows
-        order = counters.permutation("order", self.rows, trained.config.seed, trained.manifest.epochs)
+        order = counters.permutation("order", self.rows, trained.manifest.seed, trained.manifest.epochs)
         self._all = _cut(order, trained.manifest.micro_batch_size)
         self._some = self._all
         if rows is not None and rows < self.rows:

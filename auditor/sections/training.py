@@ -86,6 +86,9 @@ class Train(Section):
     """The variant of SAM; without a name, `sam`."""
     checkpoints: Annotated[int, Field(ge=2)] = 10
     """Checkpoints spread evenly over training, the initial and the final state among them."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seeds initial weights, batch order, augmentation and dropout; null takes the audit's `seed`. Another one is
+    another training on the same splits and labels."""
     precision: Literal["float32", "float64"] = "float32"
     """Type of parameters and arithmetic."""
 

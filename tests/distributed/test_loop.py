@@ -62,6 +62,19 @@ def test_equal_configurations_train_bit_for_bit_the_same(tmp_path):
     assert signals(first).equals(signals(second))
 
 
+def test_another_seed_of_training_is_another_training_on_the_same_splits_and_labels(tmp_path):
+    train = config(tmp_path).train.model_dump(mode="json")
+    augmented = {"data": {**config(tmp_path).data.model_dump(mode="json"), "augmentation": {"crop_padding": 1}}}
+    first = trained(tmp_path / "a", **augmented)
+    same = trained(tmp_path / "b", train={**train, "seed": 0}, **augmented)
+    other = trained(tmp_path / "c", train={**train, "seed": 7}, **augmented)
+    assert equal_states(first.state(18), same.state(18))
+    assert not equal_states(first.state(0), other.state(0))
+    assert ledger(first)["samples"] != ledger(other)["samples"]
+    datasets = [RunFolder(tmp_path / name).read_json("dataset.json") for name in "ac"]
+    assert datasets[0] == datasets[1]
+
+
 def test_training_goes_on_from_the_last_checkpoint_on_another_number_of_workers(tmp_path):
     whole = trained(tmp_path / "whole")
     audit = config(tmp_path / "part")
