@@ -20,7 +20,6 @@ from auditor.data import Dataset
 from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
 from auditor.errors import InputError, StageError
-from auditor.methods import HIF
 from auditor.model_check import check_model
 from auditor.plan import Plan
 from auditor.plan import plan as make_plan
@@ -134,8 +133,9 @@ class Audit:
                 tracking = stack.enter_context(opening.result())
             tracking.log_parameters()
             tracking.log_dataset()
-            self.train()
-            self.score()
+            # One start of the workers for all that they compute.
+            self._on_workers("train", *self._row_scores)
+            self._score()
             if self.config.verify.during_run:
                 self.verify()
             connection.close()
@@ -174,32 +174,8 @@ class Audit:
         """
         if not self.folder.exists(DATASET_FILE):
             self.prepare()
-        micro_batches = self.config.train.batch_size // self.config.train.micro_batch_size
-        if micro_batches < self.config.resources.train_workers:
-            log.warning(
-                "train: a step has %d micro-batches, so %d of %d workers have nothing to do",
-                micro_batches,
-                self.config.resources.train_workers - micro_batches,
-                self.config.resources.train_workers,
-            )
-        manifest = Manifest.read(self.folder)
-        if manifest is None or not manifest.complete:
-            from auditor.distributed.cluster import cluster
-            from auditor.distributed.train import train_on_ray
-
-            with cluster(self.config.resources, self._verbose), self._timed("train"):
-                manifest = train_on_ray(self.config, self.folder)
-        elif "train" not in self._seconds():
-            # Workers can outlive a killed command and end training without it.
-            self._record("train", manifest.seconds)
-        log.info(
-            "train: %d steps of %d samples in %.1f s, %d checkpoints",
-            manifest.steps,
-            manifest.batch_size,
-            manifest.seconds,
-            len(manifest.checkpoints),
-        )
-        return manifest
+        self._on_workers("train")
+        return self._manifest
 
     def replay(self) -> Replay:
         """Exact influence: sweep the recorded training backwards on Ray, unless that is done already.
@@ -208,20 +184,11 @@ class Audit:
             InputError: The model cannot be replayed as it is evaluated.
             StageError: Training has not ended, or replay drifted from the recorded checkpoints.
         """
-        TrajectoryReader(self.folder)
-        from auditor.distributed.replay import check_replay, replay_on_ray
         from auditor.distributed.replay_files import Replay
 
-        check_replay(self.config, self.folder)
-        found = Replay.read(self.folder)
-        if found is None:
-            from auditor.distributed.cluster import cluster
-
-            with cluster(self.config.resources, self._verbose), self._timed("replay"):
-                found = replay_on_ray(self.config, self.folder)
-        drift = max(found.drift.values())
-        log.info("replay: drift at most %.1e, the cotangent grew %.3g-fold", drift, found.predictability)
-        return found
+        TrajectoryReader(self.folder)
+        self._on_workers("replay")
+        return Replay.read(self.folder)
 
     def hif(self) -> Hif:
         """Influence by a linear solve at the end of training, on Ray, unless that is done already.
@@ -230,42 +197,29 @@ class Audit:
             InputError: `score.methods` names no such method, or the model's evaluation cannot be differentiated.
             StageError: Training has not ended, or a solve gave no sound number.
         """
-        TrajectoryReader(self.folder)
-        from auditor.distributed.hif import check_hif, hif_on_ray
         from auditor.distributed.hif_files import Hif
 
-        check_hif(self.config, self.folder)
-        found = Hif.read(self.folder)
-        if found is None:
-            from auditor.distributed.cluster import cluster
-
-            with cluster(self.config.resources, self._verbose), self._timed("hif"):
-                found = hif_on_ray(self.config, self.folder)
-        log.info("hif: solved for %s", ", ".join(found.columns))
-        for warning in found.warnings():
-            log.warning("hif: %s", warning)
-        return found
+        TrajectoryReader(self.folder)
+        self._on_workers("hif")
+        return Hif.read(self.folder)
 
     def score(self) -> int:
         """Score every training sample on Ray, unless that is done already; returns how many samples there are.
 
         Raises:
+            InputError: A method that is asked for cannot be computed.
             StageError: Training has not ended, or a score is not finite.
         """
         TrajectoryReader(self.folder)
         if not self._scored:
-            if "replay" in self.config.score.methods:
-                self.replay()
-            if set(HIF) & set(self.config.score.methods):
-                self.hif()
+            self._on_workers(*self._row_scores)
+        return self._score()
+
+    def _score(self) -> int:
+        if not self._scored:
             from auditor.distributed.cluster import cluster
             from auditor.distributed.score import score_on_ray
 
-            if "gif_step" in self.config.score.methods:
-                from auditor.distributed.gif_step import gif_step_on_ray
-
-                with cluster(self.config.resources, self._verbose), self._timed("gif_step"):
-                    gif_step_on_ray(self.config, self.folder)
             with cluster(self.config.resources, self._verbose), self._timed("score"):
                 score_on_ray(self.config, self.folder)
         rows = Dataset.load(self.folder).splits["train"].rows
@@ -303,6 +257,79 @@ class Audit:
             raise StageError(f"{self.folder}: holds no scores; score first")
         with self._timed("report"):
             return write_report(self.config, self.folder)
+
+    def _on_workers(self, *tasks: str) -> None:
+        """Let the training workers compute what is not there yet of some tasks, and say what came of each."""
+        from auditor.distributed.tasks import unfinished
+
+        missing = unfinished(self.config, self.folder, tasks)
+        for task in tasks:
+            if task not in missing:
+                self._say(task)
+        if "train" in missing:
+            self._warn_of_idle_workers()
+        elif "train" in tasks and "train" not in self._seconds():
+            # Workers can outlive a killed command and end training without it.
+            self._record("train", self._manifest.seconds)
+        if missing:
+            from auditor.distributed.cluster import cluster
+            from auditor.distributed.workers import run_on_workers
+
+            with cluster(self.config.resources, self._verbose):
+                run_on_workers(self.config, self.folder, missing, self._ended)
+
+    def _ended(self, task: str, seconds: float) -> None:
+        self._record(task, seconds)
+        self._say(task)
+
+    def _say(self, task: str) -> None:
+        match task:
+            case "train":
+                done = self._manifest
+                log.info(
+                    "train: %d steps of %d samples in %.1f s, %d checkpoints",
+                    done.steps,
+                    done.batch_size,
+                    done.seconds,
+                    len(done.checkpoints),
+                )
+            case "replay":
+                from auditor.distributed.replay_files import Replay
+
+                replay = Replay.read(self.folder)
+                drift = max(replay.drift.values())
+                log.info("replay: drift at most %.1e, the cotangent grew %.3g-fold", drift, replay.predictability)
+            case "hif":
+                from auditor.distributed.hif_files import Hif
+
+                hif = Hif.read(self.folder)
+                log.info("hif: solved for %s", ", ".join(hif.columns))
+                for warning in hif.warnings():
+                    log.warning("hif: %s", warning)
+            case "gif_step":
+                log.info("gif_step: every step of training taken again")
+
+    def _warn_of_idle_workers(self) -> None:
+        micro_batches = self.config.train.batch_size // self.config.train.micro_batch_size
+        workers = self.config.resources.train_workers
+        if micro_batches < workers:
+            log.warning(
+                "train: a step has %d micro-batches, so %d of %d workers have nothing to do",
+                micro_batches,
+                workers - micro_batches,
+                workers,
+            )
+
+    @property
+    def _manifest(self) -> Manifest:
+        return TrajectoryReader(self.folder).manifest
+
+    @property
+    def _row_scores(self) -> tuple[str, ...]:
+        """The tasks of the workers that the configured methods need beside training."""
+        from auditor.distributed.tasks import tasks_of
+
+        return tasks_of(self.config.score.methods)
 
     @property
     def _logged(self) -> bool:

@@ -46,6 +46,10 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
         self._bar.close()
 
     def advance(self, units: int) -> None:
@@ -74,20 +78,18 @@ class Progress:
 
 
 class Watch:
-    """Shows the progress of work that runs elsewhere, looking from time to time while a block waits for it.
+    """Looks from time to time how work is that runs elsewhere, while a block waits for it, and once more at its end.
 
     Args:
-        progress: Where to show it; closed at the end.
-        done: Looks how many units are done; what it raises is taken for "not known yet".
+        look: Finds out and shows; what it raises is taken for "not known yet".
         every: Seconds between looks.
     """
 
-    def __init__(self, progress: Progress, done: Callable[[], int], every: float = 0.5) -> None:
-        self._progress = progress
-        self._done = done
+    def __init__(self, look: Callable[[], None], every: float = 0.5) -> None:
+        self._look = look
         self._every = every
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -96,10 +98,9 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        with self._progress:
-            stopping = False
-            while not stopping:
-                stopping = self._stop.wait(self._every)
-                with suppress(Exception):
-                    self._progress.reach(self._done())
+    def _watch(self) -> None:
+        stopping = False
+        while not stopping:
+            stopping = self._stop.wait(self._every)
+            with suppress(Exception):
+                self._look()

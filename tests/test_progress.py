@@ -98,38 +98,30 @@ def test_a_terminal_shows_a_bar_and_a_log_none():
     assert (logged.stdout, logged.stderr) == (b"", b"")
 
 
-def test_a_watch_looks_from_time_to_time_and_once_more_at_the_end(lines):
-    seen = []
-
-    def look():
-        seen.append(10 * len(seen) + 10)
-        return seen[-1]
-
-    with Watch(Progress("train", 10**6, "steps"), look, every=PAUSE):
-        while len(seen) < 3:
+def test_a_watch_looks_from_time_to_time_and_once_more_at_the_end():
+    looks = []
+    with Watch(lambda: looks.append(None), every=PAUSE):
+        while len(looks) < 3:
             time.sleep(PAUSE)
-        before = len(seen)
-    assert before < len(seen)
-    assert [int(line[1]) for line in lines] == seen[1:]
+        before = len(looks)
+    assert before < len(looks)
 
 
-def test_what_a_look_raises_means_not_known_yet(lines):
+def test_what_a_look_raises_means_not_known_yet():
     looks = []
 
     def look():
         looks.append(None)
         if len(looks) < 3:
             raise FileNotFoundError
-        return 10 * len(looks)
 
-    with Watch(Progress("train", 1000, "steps"), look, every=PAUSE):
+    with Watch(look, every=PAUSE):
         while len(looks) < 5:
             time.sleep(PAUSE / 4)
-    assert lines
 
 
 def test_a_watch_ends_with_its_block_also_when_the_block_fails():
     threads = threading.active_count()
-    with pytest.raises(KeyError), Watch(Progress("train", 10, "steps"), lambda: 1, every=60):
+    with pytest.raises(KeyError), Watch(lambda: None, every=60):
         raise KeyError
     assert threading.active_count() == threads

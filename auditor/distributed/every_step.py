@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from auditor.config import Config
-from auditor.distributed.loop import all_reduce
 from auditor.distributed.retraining import Retraining, drift_from
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import step_derivatives
 from auditor.storage import RunFolder
+from auditor.trajectory import group
 
 
 def gif_at_every_step(
@@ -58,5 +58,5 @@ def gif_at_every_step(
                 f"gif_step stopped at step {segment.end_step}: training again differs from the recorded parameters by "
                 f"{drift:.1e}, more than replay.tolerance {config.replay.tolerance:.1e}"
             )
-    total = all_reduce({"influence": influence.to(device)})["influence"]
+    total = group.all_reduce({"influence": influence.to(device)})["influence"]
     return np.asarray(total.cpu().numpy())

@@ -1,26 +1,34 @@
-"""GIF at every step as a Ray Train job."""
+"""GIF at every step as a task of the workers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+
 from auditor.config import Config
-from auditor.distributed.worker import gif_step_worker
-from auditor.distributed.workers import run_on_workers
+from auditor.distributed.every_step import gif_at_every_step
+from auditor.distributed.row_scores import write_row_scores
+from auditor.distributed.task import Task
 from auditor.storage import RunFolder
-from auditor.trajectory import TrajectoryReader
+from auditor.trajectory import TrajectoryReader, group
 
 GIF_STEP_FILE = "gif_step/influence.parquet"
 
 
-def gif_step_on_ray(config: Config, run: RunFolder) -> None:
-    """Leave the influence of every row in gif_step/influence.parquet; an earlier result is left alone.
+def _work(config: Config, run: RunFolder, device: torch.device, progress: Callable[[int], None]) -> str | None:
+    found = gif_at_every_step(config, run, device, progress)
+    if isinstance(found, str):
+        return found
+    if group.rank() == 0:
+        write_row_scores(run, "gif_step", {"gif_step": found})
+    return None
 
-    Args:
-        config: The audit.
-        run: Its run folder, training complete.
 
-    Raises:
-        StageError: Training has not ended, or training again drifted from the recorded checkpoints.
-    """
-    steps = TrajectoryReader(run).manifest.steps
-    if not run.exists(GIF_STEP_FILE):
-        run_on_workers(config, run, gif_step_worker, "gif_step", steps, 0)
+def _extent(config: Config, run: RunFolder) -> tuple[int, int]:
+    del config
+    return 0, TrajectoryReader(run).manifest.steps
+
+
+GIF_STEP = Task(_work, _extent, lambda run: run.exists(GIF_STEP_FILE))
+"""Leaves the influence of every row in gif_step/influence.parquet."""

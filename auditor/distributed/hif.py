@@ -1,41 +1,19 @@
-"""SAM-HIF and its kin as a Ray Train job."""
+"""SAM-HIF and its kin as a task of the workers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+
 from auditor.config import Config
-from auditor.distributed.hif_files import Hif
-from auditor.distributed.implicit import passes
+from auditor.distributed.hif_files import HIF_FILE, write_hif
+from auditor.distributed.implicit import Implicit, implicit_influence, passes
 from auditor.distributed.replay import check_replay
-from auditor.distributed.worker import hif_worker
-from auditor.distributed.workers import run_on_workers
+from auditor.distributed.task import Task
 from auditor.errors import InputError
 from auditor.methods import HIF
 from auditor.storage import RunFolder
-from auditor.trajectory import TrajectoryReader
-
-
-def hif_on_ray(config: Config, run: RunFolder) -> Hif:
-    """Solve for the influence of every row by the implicit function theorem; an earlier result is left alone.
-
-    Args:
-        config: The audit; computed are those of `auditor.methods.HIF` that `score.methods` names.
-        run: Its run folder, training complete.
-
-    Returns:
-        How well it went; the influence of every row is in hif/influence.parquet.
-
-    Raises:
-        InputError: See `check_hif`.
-        StageError: Training has not ended, a series diverges, or a number is not finite.
-    """
-    check_hif(config, run)
-    if (found := Hif.read(run)) is not None:
-        return found
-    TrajectoryReader(run)
-    run_on_workers(config, run, hif_worker, "hif", passes(config), 0, "products")
-    found = Hif.read(run)
-    assert found is not None, "the first worker writes it before it returns"  # noqa: S101
-    return found
 
 
 def check_hif(config: Config, run: RunFolder) -> None:
@@ -48,3 +26,20 @@ def check_hif(config: Config, run: RunFolder) -> None:
     if not set(HIF) & set(config.score.methods):
         raise InputError(f"score.methods names none of {', '.join(HIF)}")
     check_replay(config, run, "hif")
+
+
+def _work(config: Config, run: RunFolder, device: torch.device, progress: Callable[[int], None]) -> str | None:
+    found = implicit_influence(config, run, device, progress)
+    if isinstance(found, Implicit):
+        write_hif(run, found)
+        return None
+    return found
+
+
+def _extent(config: Config, run: RunFolder) -> tuple[int, int]:
+    del run
+    return 0, passes(config)
+
+
+SOLVE = Task(_work, _extent, lambda run: run.exists(HIF_FILE), check_hif, unit="products")
+"""Leaves the influence of every row in hif/influence.parquet, and how well it was solved for in hif/hif.json."""

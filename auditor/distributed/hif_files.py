@@ -23,10 +23,8 @@ class Hif:
     """By method."""
 
     @classmethod
-    def read(cls, run: RunFolder) -> Hif | None:
-        """What an earlier stage wrote; None when there is none."""
-        if not run.exists(HIF_FILE):
-            return None
+    def read(cls, run: RunFolder) -> Hif:
+        """What finished solves wrote."""
         raw = run.read_json(HIF_FILE)
         return cls(raw["rows"], {name: Solved(**column) for name, column in raw["columns"].items()}, raw["seconds"])
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,13 +20,12 @@ from auditor.sam import (
     Network,
     State,
     StepSettings,
-    Tensors,
     learning_rate,
     make_perturbation,
     sam_step,
 )
 from auditor.storage import RunFolder
-from auditor.trajectory import Manifest, TrajectoryRecorder, spread_checkpoints
+from auditor.trajectory import Manifest, TrajectoryRecorder, group, spread_checkpoints
 from auditor.trajectory.order import steps_from
 
 _LOOK_AT_LOSS_EVERY = 32
@@ -159,7 +157,7 @@ def run_training(
         settings = step_settings(manifest, step)
         batches = (inputs.micro_batch(step, epoch, index, micro_batches[index]) for index in mine)
         state, loss, results = sam_step(
-            network, state, batches, manifest.micro_batches, perturbation, settings, all_reduce
+            network, state, batches, manifest.micro_batches, perturbation, settings, group.all_reduce
         )
         for index, result in zip(mine, results, strict=True):
             recorder.record(
@@ -197,16 +195,6 @@ def run_training(
 def share_of(micro_batches: int, rank: int, world_size: int) -> range:
     """Indices of the micro-batches that a rank computes: neighbouring ones, shares that differ by one at most."""
     return range(rank * micro_batches // world_size, (rank + 1) * micro_batches // world_size)
-
-
-def all_reduce(tensors: Tensors) -> Tensors:
-    """Sum named tensors over all ranks, in one message."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return tensors
-    flat = torch.cat([value.flatten() for value in tensors.values()])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [value.numel() for value in tensors.values()])
-    return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
 
 
 def _first_not_finite(losses: list[Tensor], last_step: int) -> str | None:

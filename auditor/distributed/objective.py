@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor import counters
-from auditor.distributed.loop import StepInputs, all_reduce, share_of
+from auditor.distributed.loop import StepInputs, share_of
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence.hif import System, flatten, row_products, transposed_product, unflatten
 from auditor.sam import MicroBatch
+from auditor.trajectory import group
 
 _END, _PRODUCT, _ROWS = range(3)
 
@@ -42,8 +43,7 @@ class Objective:
         self._trained = trained
         self._progress = progress
         self._passes = 0
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self._world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self._world_size = group.rank(), group.world_size()
         state = trained.reader.state(trained.manifest.steps).to(trained.device)
         self.parameters, self._buffers = state.parameters, state.buffers
         self._inputs = StepInputs(trained.config, trained.train, trained.device)
@@ -103,7 +103,7 @@ class Objective:
                 system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, tensors
             )
             total += share * flatten(found)
-        return all_reduce({"product": total})["product"]
+        return group.all_reduce({"product": total})["product"]
 
     def _row_products(self, system: System, vector: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         trained, tensors = self._trained, unflatten(vector, self.parameters)
@@ -113,7 +113,7 @@ class Objective:
                 system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, tensors
             )
             total[:, torch.from_numpy(rows.astype(np.int64))] = share * torch.stack(found).double().cpu()
-        held, through = all_reduce({"rows": total.to(trained.device)})["rows"].cpu().numpy()
+        held, through = group.all_reduce({"rows": total.to(trained.device)})["rows"].cpu().numpy()
         return held, through
 
     def _mine(self, parts: list[NDArray[np.int32]]) -> Iterator[tuple[NDArray[np.int32], float, MicroBatch]]:

@@ -14,8 +14,7 @@ from torch import Tensor
 from auditor.config import Config, deciding
 from auditor.influence.replay import Cotangent
 from auditor.storage import RunFolder
-from auditor.trajectory import Manifest
-from auditor.trajectory.recorder import from_first_rank
+from auditor.trajectory import Manifest, group
 
 PARTIAL = "replay/partial"
 _MARKER = f"{PARTIAL}/partial.json"
@@ -67,7 +66,7 @@ class PartialSweeps:
         Raises:
             InputError: It was written by a newer release.
         """
-        marker = from_first_rank(self._marker_or_nothing)
+        marker = group.from_first_rank(self._marker_or_nothing)
         if marker is None:
             return None
         tensors = safetensors.torch.load(self._run.read_bytes(f"{PARTIAL}/{marker['tensors']}"))

@@ -24,10 +24,8 @@ class Replay:
     """By recorded checkpoint: relative difference of the parameters that replay came to."""
 
     @classmethod
-    def read(cls, run: RunFolder) -> Replay | None:
-        """What an earlier replay wrote; None when there is none."""
-        if not run.exists(REPLAY_FILE):
-            return None
+    def read(cls, run: RunFolder) -> Replay:
+        """What a finished replay wrote."""
         raw = run.read_json(REPLAY_FILE)
         return cls(raw["first_step"], raw["predictability"], raw["drift"])
 

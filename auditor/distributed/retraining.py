@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
-from auditor.distributed.loop import StepInputs, all_reduce, share_of
+from auditor.distributed.loop import StepInputs, share_of
 from auditor.distributed.trained_run import TrainedRun
 from auditor.sam import MicroBatch, State, StepSettings, sam_step
 from auditor.sam.perturbation import global_norm
+from auditor.trajectory import group
 from auditor.trajectory.reader import RecordedStep
 
 
@@ -27,8 +27,7 @@ class Retraining:
 
     def __init__(self, trained: TrainedRun, weights: NDArray[np.float64] | None = None) -> None:
         self.trained = trained
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world_size = group.rank(), group.world_size()
         self._inputs = StepInputs(trained.config, trained.train, trained.device)
         if weights is not None:
             self._inputs.weights = torch.from_numpy(weights).to(self._inputs.weights.dtype)
@@ -49,7 +48,7 @@ class Retraining:
         total = trained.manifest.micro_batches
         batches = (batch for _, batch in self.micro_batches(step))
         after, _, _ = sam_step(
-            trained.network, state, batches, total, trained.perturbation, self.settings(step), all_reduce
+            trained.network, state, batches, total, trained.perturbation, self.settings(step), group.all_reduce
         )
         return after
 

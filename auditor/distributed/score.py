@@ -16,6 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from auditor.config import Config, parse_config
 from auditor.data import Dataset, inputs_of_batch
 from auditor.distributed.cluster import worker_resources
+from auditor.distributed.journal import look_interval
 from auditor.distributed.loop import dtype_of, new_model
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
@@ -83,7 +84,10 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
     )
     written = _Written(run, aside)
     try:
-        with Watch(Progress("score", rows, "samples"), written.rows, 0.5 if run.local else 10.0):
+        with (
+            Progress("score", rows, "samples") as bar,
+            Watch(lambda: bar.reach(written.rows()), look_interval(run)),
+        ):
             pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 1})
     except ray.exceptions.RayError as error:
         raise StageError(f"scoring gave up: {_cause(error)}") from error

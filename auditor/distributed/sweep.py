@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from auditor.config import Config
-from auditor.distributed.loop import all_reduce
 from auditor.distributed.partial_sweep import PartialSweep, PartialSweeps
 from auditor.distributed.retraining import Retraining, drift_from
 from auditor.distributed.trained_run import TrainedRun
@@ -19,6 +18,7 @@ from auditor.influence.replay import Cotangent, step_pullback
 from auditor.sam import State
 from auditor.sam.perturbation import global_norm
 from auditor.storage import RunFolder
+from auditor.trajectory import group
 from auditor.trajectory.manifest import Segment
 from auditor.trajectory.reader import RecordedStep
 
@@ -126,7 +126,7 @@ class _Backwards:
         Segment by segment, whether or not the sweep was interrupted in between: sums in one order.
         """
         found = {"all": self.gradient, **{str(horizon): value for horizon, value in self.passed.items()}}
-        total = all_reduce({name: value.to(self.trained.device) for name, value in found.items()})
+        total = group.all_reduce({name: value.to(self.trained.device) for name, value in found.items()})
         sums = {name: self.done.gradient + value.cpu() for name, value in total.items()}
         self.done = replace(
             self.done,
@@ -170,7 +170,7 @@ class _Backwards:
             trained.perturbation,
             self.training.settings(step),
             self.cotangent,
-            all_reduce,
+            group.all_reduce,
         )
         for (index, _), weights in zip(mine, found, strict=True):
             rows = torch.from_numpy(step.micro_batches[index].astype(np.int64))

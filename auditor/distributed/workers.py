@@ -1,20 +1,21 @@
-"""Ray Train runs one function on many workers as a process group, and starts it again when one of them dies."""
+"""Ray Train runs tasks on many workers as a process group, and starts them again when one of them dies."""
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from auditor.config import Config
 from auditor.distributed.cluster import worker_resources
-from auditor.distributed.worker import PROGRESS_FILE
+from auditor.distributed.journal import JOURNAL, Board, look_interval
+from auditor.distributed.tasks import unfinished
+from auditor.distributed.worker import work
 from auditor.errors import StageError
-from auditor.progress import Progress, Watch
+from auditor.progress import Watch
 from auditor.storage import RunFolder
 
 _SCRATCH = ".ray-train"
@@ -23,32 +24,33 @@ _SCRATCH = ".ray-train"
 def run_on_workers(
     config: Config,
     run: RunFolder,
-    function: Callable[[dict[str, Any]], str | None],
-    label: str,
-    steps: int,
-    done: int,
-    unit: str = "steps",
+    tasks: Sequence[str],
+    ended: Callable[[str, float], None] = lambda *_: None,
 ) -> None:
-    """Run a function of `auditor.distributed.worker` on all workers, showing how far the first one is.
+    """Let the workers of the connected Ray cluster compute tasks, one after another in the same processes.
+
+    What is finished is left alone; what was interrupted goes on where it was.
 
     Args:
         config: The audit.
-        run: Its run folder.
-        function: Returns None, or why it could not go on; a worker that dies makes all start the function again.
-        label: Name of the stage.
-        steps: Steps of the whole work.
-        done: Steps done before.
-        unit: What the steps are called.
+        run: Its run folder, dataset prepared.
+        tasks: Of `auditor.distributed.tasks.TASKS`.
+        ended: Told the name and the seconds of each task, as soon as it has ended well.
 
     Raises:
-        StageError: The function gave a reason, or workers died more often than `resources.max_failures`.
+        InputError: A task would go wrong.
+        StageError: A task cannot have a result, workers died more often than `resources.max_failures`, or training
+            has not ended and is not among the tasks.
     """
+    missing = unfinished(config, run, tasks)
+    if not missing:
+        return
     resources = config.resources
     # Ray Train looks at its workers every 2 s by default, which a short training notices.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     trainer = TorchTrainer(
-        function,
-        train_loop_config={"config": config.model_dump(mode="json"), "run": run.uri},
+        work,
+        train_loop_config={"config": config.model_dump(mode="json"), "run": run.uri, "tasks": missing},
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.train_workers,
@@ -63,20 +65,20 @@ def run_on_workers(
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
-
-    def reached() -> int:
-        return int(run.read_json(PROGRESS_FILE)["step"])
-
-    try:
-        with Watch(Progress(label, steps, unit, done), reached, 0.5 if run.local else 10.0):
-            result = trainer.fit()
-    except Exception as error:
-        raise StageError(f"{label} gave up: {_reason(error)}") from error
-    finally:
-        run.remove(_SCRATCH)
-        run.remove(PROGRESS_FILE)
+    run.remove(JOURNAL)  # of a command that was killed
+    with Board(run, ended) as board:
+        try:
+            with Watch(board.look, look_interval(run)):
+                result = trainer.fit()
+        except Exception as error:
+            raise StageError(f"{board.task or missing[0]} gave up: {_reason(error)}") from error
+        finally:
+            run.remove(_SCRATCH)
+            run.remove(JOURNAL)
     if result.return_value is not None:
         raise StageError(str(result.return_value))
+    if left := unfinished(config, run, missing):
+        raise StageError(f"{run}: the workers ended without a result of {' and '.join(left)}")
 
 
 def _reason(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from auditor.sam.step import State
 from auditor.storage import RunFolder
+from auditor.trajectory import group
 from auditor.trajectory.manifest import checkpoint_folder
 
 _PARTS = ("parameters", "momentum", "buffers")
@@ -39,17 +40,17 @@ def save_checkpoint(run: RunFolder, step: int, state: State) -> None:
         with tempfile.TemporaryDirectory(prefix="auditor-") as scratch:
             _save(tensors, scratch)
             run.upload(Path(scratch), folder, sorted(path.name for path in Path(scratch).iterdir()))
-        _barrier()
+        group.barrier()
         return
     hidden = f"{folder.rpartition('/')[0]}/.step-{step:08d}"
-    if _rank() == 0:
+    if group.rank() == 0:
         run.remove(hidden)
         run.make(hidden)
-    _barrier()
+    group.barrier()
     _save(tensors, run.full(hidden))
-    if _rank() == 0:
+    if group.rank() == 0:
         run.replace(hidden, folder)
-    _barrier()
+    group.barrier()
 
 
 def load_checkpoint(run: RunFolder, step: int) -> State:
@@ -109,12 +110,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()

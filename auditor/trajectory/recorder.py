@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.errors import InputError
 from auditor.sam.step import State
 from auditor.storage import RunFolder
+from auditor.trajectory import group
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
 from auditor.trajectory.manifest import BATCHES, CHECKPOINTS, SIGNALS, Manifest, Segment, checkpoint_folder
-
-T = TypeVar("T")
 
 BATCH_SCHEMA = pa.schema(
     [
@@ -67,10 +65,8 @@ class TrajectoryRecorder:
 
     def __init__(self, run: RunFolder, manifest: Manifest) -> None:
         self.run = run
-        distributed = dist.is_initialized()
-        self.rank = dist.get_rank() if distributed else 0
-        self.world_size = dist.get_world_size() if distributed else 1
-        found = from_first_rank(lambda: Manifest.read(run))
+        self.rank, self.world_size = group.rank(), group.world_size()
+        found = group.from_first_rank(lambda: Manifest.read(run))
         if found is not None and not found.same_training(manifest):
             raise InputError(f"{run}: holds the trajectory of another training")
         self.manifest = replace(found or manifest, world_size=self.world_size)
@@ -78,7 +74,7 @@ class TrajectoryRecorder:
         self._scalars: list[Tensor] = []
         self._signals: list[tuple[int, NDArray[np.int32], tuple[Tensor, ...]]] = []
         self._since = time.monotonic()
-        _barrier()  # nobody writes before everybody has read
+        group.barrier()  # nobody writes before everybody has read
 
     @property
     def next_step(self) -> int:
@@ -89,7 +85,7 @@ class TrajectoryRecorder:
         """The state before `next_step`, leftovers of a crashed attempt removed; None when there is none yet."""
         if self.rank == 0:
             self._remove_leftovers()
-        _barrier()
+        group.barrier()
         return load_checkpoint(self.run, self.next_step) if self.manifest.checkpoints else None
 
     def record(
@@ -138,7 +134,7 @@ class TrajectoryRecorder:
         save_checkpoint(self.run, step, state)
         segments = self.manifest.segments
         if step > first:
-            written = _gather((batches, signals))
+            written = group.gather((batches, signals))
             segments += (
                 Segment(
                     first,
@@ -158,7 +154,7 @@ class TrajectoryRecorder:
         self._since = now
         if self.rank == 0:
             self.manifest.write(self.run)
-        _barrier()
+        group.barrier()
 
     def _check_complete(self, first: int, step: int) -> None:
         planned = self.manifest.checkpoint_steps[len(self.manifest.checkpoints) :]
@@ -167,7 +163,7 @@ class TrajectoryRecorder:
             raise InputError(f"a checkpoint of step {step} was recorded, the next planned one is {expected}")
         count = self.manifest.micro_batches
         mine = [int(batch[0]) * count + int(batch[2]) for batch in self._batches]
-        recorded = sorted(place for part in _gather(mine) for place in part)
+        recorded = sorted(place for part in group.gather(mine) for place in part)
         for place, found in zip(range(first * count, step * count), recorded, strict=False):
             if place != found:
                 index, wrong = min(place, found), "twice" if found < place else "never"
@@ -219,34 +215,3 @@ class TrajectoryRecorder:
 
 def _segment_name(first: int, end: int) -> str:
     return f"steps-{first:08d}-{end:08d}"
-
-
-def _gather(value: T) -> list[T]:
-    """The value of every rank, in the order of ranks."""
-    if not dist.is_initialized():
-        return [value]
-    gathered: list[T] = [value] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
-
-
-def from_first_rank(read: Callable[[], T]) -> T:
-    """What the first rank reads: on a network file system others may still see an older file. Collective."""
-    if not dist.is_initialized():
-        return read()
-    box: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            box = [read(), None]
-        except InputError as error:
-            box = [None, str(error)]
-    dist.broadcast_object_list(box)
-    if box[1] is not None:
-        raise InputError(box[1])
-    value: T = box[0]
-    return value
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()

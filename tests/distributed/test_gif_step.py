@@ -6,8 +6,9 @@ import torch
 
 from auditor.data import prepare
 from auditor.distributed.every_step import gif_at_every_step
-from auditor.distributed.gif_step import GIF_STEP_FILE, gif_step_on_ray
+from auditor.distributed.gif_step import GIF_STEP_FILE
 from auditor.distributed.row_scores import read_row_scores
+from auditor.distributed.workers import run_on_workers
 from auditor.errors import StageError
 from auditor.storage import RunFolder
 from tests.distributed.builders import config, train_in_processes
@@ -20,10 +21,10 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ra
     run = RunFolder(tmp_path)
     prepare(audit, run)
     with pytest.raises(StageError, match="train first"):
-        gif_step_on_ray(audit, run)
+        run_on_workers(audit, run, ["gif_step"])
     train_in_processes(audit, 2)
 
-    gif_step_on_ray(audit, run)
+    run_on_workers(audit, run, ["gif_step"])
     np.testing.assert_allclose(
         read_row_scores(run)["gif_step"], gif_at_every_step(audit, run, torch.device("cpu")), rtol=1e-6, atol=1e-12
     )
@@ -31,5 +32,5 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ra
 
     # What is there is left alone.
     before = (tmp_path / GIF_STEP_FILE).stat().st_mtime_ns
-    gif_step_on_ray(audit, run)
+    run_on_workers(audit, run, ["gif_step"])
     assert (tmp_path / GIF_STEP_FILE).stat().st_mtime_ns == before

@@ -12,10 +12,11 @@ import torch
 from auditor.data import prepare
 from auditor.distributed.loop import run_training
 from auditor.distributed.partial_sweep import PARTIAL, PartialSweeps
-from auditor.distributed.replay import check_replay, replay_on_ray
+from auditor.distributed.replay import check_replay
 from auditor.distributed.replay_files import Replay
 from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.sweep import sweep
+from auditor.distributed.workers import run_on_workers
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
@@ -30,12 +31,12 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ra
     run = RunFolder(tmp_path)
     prepare(audit, run)
     with pytest.raises(StageError, match="train first"):
-        replay_on_ray(audit, run)
+        run_on_workers(audit, run, ["replay"])
     train_in_processes(audit, 2)
 
-    found = replay_on_ray(audit, run)
+    run_on_workers(audit, run, ["replay"])
+    found = Replay.read(run)
     assert found.drift == {"12": 0.0, "6": 0.0}
-    assert Replay.read(run) == found
     alone = sweep(audit, run, torch.device("cpu"))
     influence = read_row_scores(run)["replay"]
     np.testing.assert_allclose(influence, alone.influence, rtol=1e-2, atol=1e-3 * np.abs(influence).max())
@@ -44,7 +45,7 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ra
 
     # What is there is left alone: nothing is swept again.
     before = (tmp_path / "replay/influence.parquet").stat().st_mtime_ns
-    assert replay_on_ray(audit, run) == found
+    run_on_workers(audit, run, ["replay"])
     assert (tmp_path / "replay/influence.parquet").stat().st_mtime_ns == before
 
 
@@ -86,7 +87,8 @@ def test_a_killed_worker_changes_no_bit_and_no_finished_segment_is_swept_again(t
     sweeps = PartialSweeps(audit, run, TrajectoryReader(run).manifest)
     killer = threading.Thread(target=_kill_one_worker_in_the_middle, args=(sweeps, killed), daemon=True)
     killer.start()
-    found = replay_on_ray(audit, run)
+    run_on_workers(audit, run, ["replay"])
+    found = Replay.read(run)
     killer.join(timeout=10)
 
     [(first_step, workers)] = killed

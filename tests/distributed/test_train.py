@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from auditor.data import prepare
-from auditor.distributed.train import train_on_ray
+from auditor.distributed.workers import run_on_workers
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest, TrajectoryReader
@@ -42,7 +42,8 @@ def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(tmp_path, ray_clus
     killed: list[tuple[int, int]] = []
     killer = threading.Thread(target=kill_one_worker_when_half_done, args=(run, killed), daemon=True)
     killer.start()
-    manifest = train_on_ray(disturbed, run)
+    run_on_workers(disturbed, run, ["train"])
+    manifest = Manifest.read(run)
     killer.join(timeout=10)
 
     [(pid, step)] = killed
@@ -56,9 +57,10 @@ def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(tmp_path, ray_clus
     assert not [name for name in run.names("trajectory", hidden=True) if name.startswith(".")]
 
     # The folder is complete: a second call has nothing to do, and another training is refused.
-    assert train_on_ray(disturbed, run) == manifest
+    run_on_workers(disturbed, run, ["train"])
+    assert Manifest.read(run) == manifest
     with pytest.raises(InputError, match="another training"):
-        train_on_ray(config(run, train={**TRAIN, "epochs": 41}), run)
+        run_on_workers(config(run, train={**TRAIN, "epochs": 41}), run, ["train"])
 
 
 def test_a_diverging_training_is_not_tried_again_and_says_at_which_step(tmp_path, ray_cluster):
@@ -70,4 +72,4 @@ def test_a_diverging_training_is_not_tried_again_and_says_at_which_step(tmp_path
     run = RunFolder(tmp_path)
     prepare(audit, run)
     with pytest.raises(StageError, match=r"training stopped at step \d+: the loss is"):
-        train_on_ray(audit, run)
+        run_on_workers(audit, run, ["train"])
