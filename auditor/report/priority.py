@@ -57,9 +57,10 @@ def detectors(methods: Iterable[str]) -> list[str]:
 def priority(
     rank_by: str, scores: Mapping[str, NDArray[np.floating]], disagreeing: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The mean of two percentiles: of the harm by one method, and of the doubt about the label.
+    """Both questions as one percentile: that of 1 / (60 + rank by harm) + 1 / (60 + rank by doubt).
 
-    Where the method predicts no effect, nothing answers the first question and the doubt's percentile is all.
+    This is reciprocal rank fusion (Cormack et al. 2009), 60 being its authors' constant. Where the method predicts no
+    effect, nothing answers the first question and the doubt is all.
 
     Args:
         rank_by: The method that orders the report.
@@ -69,7 +70,14 @@ def priority(
     Returns:
         [n], above 0 and below 1; larger is to be looked at sooner.
     """
-    label = percentile(doubt(scores, disagreeing))
+    label = doubt(scores, disagreeing)
     if not METHODS[rank_by].predicts:
-        return label
-    return (percentile(harm(rank_by, scores[rank_by])) + label) / 2
+        return percentile(label)
+    return percentile(_reciprocal(harm(rank_by, scores[rank_by])) + _reciprocal(label))
+
+
+def _reciprocal(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (60 + rank), the largest value having rank 1 and equal values the mean of their ranks."""
+    from scipy.stats import rankdata
+
+    return np.asarray(1 / (60 + rankdata(-values)), dtype=np.float64)

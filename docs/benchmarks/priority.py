@@ -20,16 +20,16 @@ from sklearn.metrics import average_precision_score
 
 from auditor import RunFolder
 from auditor.methods import harm
-from auditor.report.priority import detectors, disagreement, doubt, percentile
+from auditor.report.priority import detectors, disagreement, doubt, percentile, priority
 
 Array = NDArray[np.float64]
 
 FUSIONS: dict[str, Callable[[Array, Array], Array]] = {
     "mean": lambda h, d: (h + d) / 2,
     "geometric mean": lambda h, d: np.sqrt(h * d),
+    "either": lambda h, d: 1 - (1 - h) * (1 - d),
     "larger": np.maximum,
     "smaller": np.minimum,
-    "reciprocal ranks": lambda h, d: 1 / (60 + len(h) * (1 - h)) + 1 / (60 + len(d) * (1 - d)),
 }
 
 
@@ -47,6 +47,7 @@ def judged(run: RunFolder, method: str) -> dict[str, list[float]]:
     orders = {"harm alone": h, "doubt alone": d, **{name: fuse(h, d) for name, fuse in FUSIONS.items()}}
     parts = [h, *(percentile(harm(name, columns[name])) for name in detectors(columns)), percentile(disagreeing)]
     orders["mean of all parts"] = np.mean(parts, axis=0)
+    orders["reciprocal ranks: priority"] = priority(method, columns, disagreeing)
     orders |= {name: harm(name, columns[name]) for name in detectors(columns)}
     orders["disagreement"] = disagreeing
     effect = harm("replay", columns["replay"])
@@ -63,7 +64,11 @@ def judged(run: RunFolder, method: str) -> dict[str, list[float]]:
 
 def main(seeds: list[str]) -> None:
     """Print a table for each method that may order the report."""
-    runs = [RunFolder(str(path)) for path in sorted(Path("runs").glob("priority-*")) if path.name[-1] in seeds]
+    runs = [
+        RunFolder(str(path))
+        for path in sorted(Path("runs").glob("priority-*"))
+        if path.name.rpartition("-")[2] in seeds
+    ]
     for method in ("replay", "gif"):
         found = [judged(run, method) for run in runs]
         print(f"\nharm by {method}, {len(runs)} runs\n\n| order | AP | found | caught |\n| --- | --- | --- | --- |")

@@ -33,11 +33,21 @@ def test_doubt_takes_detectors_by_their_own_direction_and_neither_influences_nor
     np.testing.assert_allclose(doubt(scores, worse_first), [5 / 6, 3 / 6, 1 / 6])
 
 
-def test_priority_is_the_mean_of_both_percentiles():
-    # Harm orders the four 3, 2, 1, 0; doubt orders them 1, 0, 3, 2.
-    scores = {"gif": np.array([3.0, 2.0, 1.0, 0.0]), "loss": np.array([2.0, 3.0, 0.0, 1.0])}
-    harmful, doubtful = np.array([1, 3, 5, 7]) / 8, np.array([5, 7, 1, 3]) / 8
-    np.testing.assert_allclose(priority("gif", scores, scores["loss"]), (harmful + doubtful) / 2)
+def test_priority_orders_by_reciprocal_ranks_of_harm_and_of_doubt():
+    harms, doubts = np.array([4.0, 3.0, 2.0, 1.0, 0.0]), np.array([1.0, 0.0, 4.0, 3.0, 2.0])
+    fused = 1 / (60 + np.array([1, 2, 3, 4, 5])) + 1 / (60 + np.array([4, 5, 1, 2, 3]))
+    found = priority("gif", {"gif": -harms, "loss": doubts}, doubts)
+    np.testing.assert_array_equal(np.argsort(-found), np.argsort(-fused))
+    np.testing.assert_allclose(np.sort(found), [0.1, 0.3, 0.5, 0.7, 0.9])
+
+
+def test_what_comes_first_by_both_comes_before_what_comes_first_by_one():
+    values = np.arange(100.0)
+    swapped = values.copy()
+    swapped[[98, 0]] = values[[0, 98]]  # 99 is first by both, 98 second by harm alone, 0 second by doubt alone
+    found = priority("gif", {"gif": -values, "loss": swapped}, swapped)
+    assert found.argmax() == 99
+    assert found[98] < found[97]
 
 
 def test_a_ranking_that_predicts_nothing_leaves_the_doubt_alone():
