@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.keys import Keys
+
+__all__ = ["MISSING", "Browser", "Keys"]
 
 MISSING = next((f"needs {name}" for name in ("chromium", "chromedriver") if shutil.which(name) is None), None)
 """Why no browser can be opened; None where one can."""
@@ -22,21 +23,15 @@ class Browser:
 
     Args:
         profile: An empty folder.
-        script: Whether pages may run JavaScript.
-        dark: Whether pages are told that dark is preferred.
     """
 
-    def __init__(self, profile: Path, script: bool = True, dark: bool = False) -> None:
+    def __init__(self, profile: Path) -> None:
         options = Options()
         options.binary_location = shutil.which("chromium")
         for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
             options.add_argument(flag)
         options.add_argument(f"--user-data-dir={profile}")
         options.add_argument("--window-size=1280,900")
-        if dark:
-            options.add_argument("--force-dark-mode")
-        if not script:
-            options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
 
@@ -46,6 +41,15 @@ class Browser:
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)
         self.driver.get(page.as_uri())
+
+    def prefer(self, scheme: str) -> None:
+        """Tell pages that `light` or `dark` is preferred."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def allow_scripts(self, allowed: bool) -> None:
+        """Let pages that are opened from now on run their own scripts, or not."""
+        self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not allowed})
 
     def run(self, expression: str, *arguments: Any) -> Any:
         """The value of a JavaScript expression."""
@@ -66,13 +70,6 @@ class Browser:
     def texts(self, selector: str) -> list[str]:
         """What the elements that a selector finds say, as it is seen."""
         return [element.text for element in self.driver.find_elements("css selector", selector)]
-
-    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
-        """Wait for something that happens a moment later."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "it did not happen"
-            time.sleep(0.05)
 
     def complaints(self) -> list[str]:
         """Errors and warnings in the console, refusals by the page's own policy among them."""
