@@ -14,8 +14,11 @@ from PIL import Image
 
 from auditor.storage import resolve
 
-SIZE = 192
+SIZE = 160
 """Longest side of a thumbnail in pixels."""
+
+_EXACT = 48
+"""Longest side up to which an image keeps every pixel; beyond, a JPEG takes a quarter of the bytes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def _shrink(contents: bytes) -> Thumbnail:
         small = _plain(opened)
     small.thumbnail((SIZE, SIZE))
     buffer = io.BytesIO()
-    kind = "PNG" if max(width, height) <= SIZE // 2 else "JPEG"
+    kind = "PNG" if max(width, height) <= _EXACT else "JPEG"
     small.save(buffer, kind, quality=85, optimize=True)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return Thumbnail(f"data:image/{kind.lower()};base64,{encoded}", width, height)

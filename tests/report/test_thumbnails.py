@@ -32,6 +32,14 @@ def test_a_tiny_image_keeps_its_pixels():
     np.testing.assert_array_equal(np.asarray(_shown(_encoded(Image.fromarray(pixels)))), pixels)
 
 
+@pytest.mark.parametrize(("side", "kind", "tiny"), [(48, "png", True), (64, "jpeg", True), (96, "jpeg", False)])
+def test_only_the_smallest_images_are_kept_exactly(side, kind, tiny):
+    made = thumbnail({"bytes": _encoded(Image.new("RGB", (side, side // 2))), "path": None})
+    assert made is not None
+    assert made.uri.startswith(f"data:image/{kind};base64,")
+    assert made.tiny == tiny
+
+
 def test_a_large_image_becomes_small_and_keeps_its_shape():
     made = thumbnail({"bytes": _encoded(Image.new("RGB", (800, 400), "red"), "JPEG"), "path": None})
     assert made is not None
