@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from auditor.fidelity.verification import read_effects
+from auditor.report import plots
 from auditor.report.curves import training_curves
 from auditor.report.detection import detect
 from auditor.report.figures import draw_figures
-from auditor.report.plots import retrainings
 from auditor.report.ranking import rank_samples
 from auditor.storage import RunFolder
 from tests.report.builders import Audit, write_verification
@@ -38,6 +38,17 @@ def test_figures_are_images_with_something_on_them_and_leave_no_global_state(tmp
 
 def test_no_detection_without_truth(tmp_path):
     assert list(_pictures(tmp_path, truth=False)) == ["training", "scores"]
+
+
+def test_the_priority_is_drawn_beside_the_methods_it_joins_in_a_colour_of_its_own(tmp_path):
+    from matplotlib.figure import Figure
+
+    ranking = rank_samples(*Audit().write(tmp_path))
+    figure = Figure()
+    plots.detection(figure, detect(ranking))
+    lines = {str(line.get_label()).split("  ")[0]: line.get_color() for line in figure.axes[0].lines}
+    assert set(lines) == {*ranking.methods, "priority", "random order"}
+    assert len(set(lines.values())) == len(lines)
 
 
 def test_equal_scores_draw(tmp_path):
@@ -74,7 +85,7 @@ def test_points_are_predicted_and_measured_effects_of_the_column_that_stands_for
     column = ranking.standing["gif"]
     assert column == "gif@3"
     figure, effects = Figure(), read_effects(RunFolder(tmp_path))
-    retrainings(figure, effects, column)
+    plots.retrainings(figure, effects, column)
     ones, subsets = figure.axes
     assert (ones.get_title(), subsets.get_title()) == ("leaving out one sample", "leaving out a random 5%")
     for axes, kind, count in ((ones, "one", 16), (subsets, "subset", 8)):
@@ -93,7 +104,7 @@ def test_only_kinds_of_removal_that_were_tried_have_a_panel(tmp_path, ones, subs
         from matplotlib.figure import Figure
 
         figure = Figure()
-        retrainings(figure, read_effects(RunFolder(tmp_path)), "gif")
+        plots.retrainings(figure, read_effects(RunFolder(tmp_path)), "gif")
         assert len(figure.axes) == panels
 
 

@@ -76,7 +76,8 @@ def test_it_shows_verdict_gallery_figures_detection_and_provenance(tmp_path):
     assert "93.8%" in page.text
     assert len(page.of("li", "card")) == 8
     assert len(page.of("figure")) == 1
-    assert "AUROC" in page.text
+    found = summary.detection["priority"]
+    assert f"priority {found.auroc:.3f} {found.average_precision:.3f}" in page.text
     assert "train.perturbation.rho" in page.text
     assert "0123abc" in page.text
     assert "truth: " in page.text
