@@ -29,6 +29,29 @@ EXPLAIN = "explain"
 EXPLAIN_FILE = f"{EXPLAIN}/explain.json"
 _ASIDE = f".{EXPLAIN}"
 
+IMAGES_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("row", pa.int32()),
+        ("label", pa.int32()),
+        ("predicted", pa.int32()),
+        ("probability", pa.float64()),
+        ("loss", pa.float64()),
+        ("lds", pa.float64()),
+    ]
+)
+INFLUENCE_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("side", pa.string()),
+        ("rank", pa.int32()),
+        ("sample_id", pa.string()),
+        ("row", pa.int32()),
+        ("label", pa.int32()),
+        ("influence", pa.float64()),
+    ]
+)
+
 
 def explain_on_ray(config: Config, run: RunFolder) -> None:
     """Explain misclassified validation images on the connected Ray cluster.
@@ -173,44 +196,19 @@ def _write(
     agreement: list[float | None],
     retrainings: int,
 ) -> None:
-    run.remove(_ASIDE)
-    run.write_table(
-        f"{_ASIDE}/images.parquet",
-        pa.table(
-            {
-                "sample_id": pa.array(images.sample_ids, pa.string()),
-                "row": pa.array(images.rows, pa.int32()),
-                "label": pa.array(images.labels, pa.int32()),
-                "predicted": pa.array(images.predicted, pa.int32()),
-                "probability": pa.array(images.probabilities, pa.float64()),
-                "loss": pa.array(images.losses, pa.float64()),
-                "lds": pa.array(agreement, pa.float64()),
-            }
-        ),
-    )
     lines = [
         (images.sample_ids[image], side, rank, row, influence)
         for image in range(len(images.rows))
         for side, found in (("helped", extremes.helpful(image)), ("harmed", extremes.harmful(image)))
         for rank, (row, influence) in enumerate(found, start=1)
     ]
-    image_ids, sides, ranks, numbers, values = zip(*lines, strict=True) if lines else [()] * 5
-    train = run.read_table("dataset/train", columns=["sample_id", "label"])
-    rows = pa.array(numbers, pa.int32())
-    run.write_table(
-        f"{_ASIDE}/influence.parquet",
-        pa.table(
-            {
-                "image": pa.array(image_ids, pa.string()),
-                "side": pa.array(sides, pa.string()),
-                "rank": pa.array(ranks, pa.int32()),
-                "sample_id": train["sample_id"].take(rows),
-                "row": rows,
-                "label": train["label"].take(rows).cast(pa.int32()),
-                "influence": pa.array(values, pa.float64()),
-            }
-        ),
-    )
+    image_ids, sides, ranks, rows, values = zip(*lines, strict=True) if lines else [()] * 5
+    named = run.read_table("dataset/train", columns=["sample_id", "label"]).take(pa.array(rows, pa.int32()))
+    influence = [image_ids, sides, ranks, named["sample_id"], rows, named["label"], values]
+    shown = [images.sample_ids, images.rows, images.labels, images.predicted, images.probabilities, images.losses]
+    run.remove(_ASIDE)
+    run.write_table(f"{_ASIDE}/images.parquet", pa.table([*shown, agreement], schema=IMAGES_SCHEMA))
+    run.write_table(f"{_ASIDE}/influence.parquet", pa.table(influence, schema=INFLUENCE_SCHEMA))
     settings = config.explain.model_dump(mode="json")
     counts = {"misclassified": images.misclassified, "retrainings": retrainings, "subsets": _subsets(run)}
     run.write_json(f"{_ASIDE}/explain.json", {"settings": settings, **counts})

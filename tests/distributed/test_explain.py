@@ -115,8 +115,8 @@ def test_actors_name_the_samples_that_sorting_everything_would_and_judge_them_by
     for removal in removals[1:]:
         run.write_table(losses_file(removal), losses_table(before + random.normal(size=60).astype(np.float32)))
     effects = {"kind": [r.kind for r in removals], "share": [r.share for r in removals]}
-    rows = [list(removal.rows) for removal in removals]
-    write_effects(run, effects | {"rows": rows})
+    left_out = [list(removal.rows) for removal in removals]
+    write_effects(run, effects | {"rows": left_out})
 
     explain_on_ray(audit, run)
     found, influence = influence_of(audit, run)
@@ -145,7 +145,7 @@ def test_actors_name_the_samples_that_sorting_everything_would_and_judge_them_by
     # It is done until something else is asked for, or there are more retrainings to judge by.
     assert is_explained(audit, run)
     assert not is_explained(settings(run.path, "gif" if method == "ekfac" else "ekfac"), run)
-    write_effects(run, {name: values[:-1] for name, values in (effects | {"rows": rows}).items()})
+    write_effects(run, {name: values[:-1] for name, values in (effects | {"rows": left_out}).items()})
     assert not is_explained(audit, run)
 
 
