@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from auditor.distributed.hif_files import Hif
     from auditor.distributed.replay_files import Replay
     from auditor.fidelity import Fidelity
+    from auditor.report.explanations import Explanations
     from auditor.report.tracking import Tracking
 
 log = logging.getLogger("auditor")
@@ -245,6 +246,31 @@ class Audit:
                 retrain_on_ray(self.config, self.folder, removals)
         found = verified(self.folder, removals)
         log.info("verify: %d retrainings without chosen samples", len(removals) - 1)
+        return found
+
+    def explain(self) -> Explanations:
+        """Name the training samples behind misclassified validation images, unless that is done already.
+
+        The page is written again in any case; where the audit stands in MLflow, it is logged there.
+
+        Raises:
+            StageError: Training has not ended, or `explain.method` cannot explain this model.
+        """
+        from auditor.distributed.explain import explain_on_ray, is_explained
+        from auditor.report.explanations import write_explanations
+
+        TrajectoryReader(self.folder)
+        if not is_explained(self.config, self.folder):
+            from auditor.distributed.cluster import cluster
+
+            with cluster(self.config.resources, self._verbose), self._timed("explain"):
+                explain_on_ray(self.config, self.folder)
+        found = write_explanations(self.config, self.folder)
+        if self._logged:
+            from auditor.report.tracking import Tracking
+
+            with Tracking(self.config, self.folder) as tracking:
+                tracking.log_explanations(found.lds)
         return found
 
     def report(self) -> Summary:

@@ -16,7 +16,7 @@ from auditor.errors import InputError
 from auditor.methods import AUTO
 from auditor.sections.data import Data
 from auditor.sections.running import MLflow, Report, Resources
-from auditor.sections.scoring import Hif, Query, Replay, Score, Verify
+from auditor.sections.scoring import Explain, Hif, Query, Replay, Score, Verify
 from auditor.sections.section import Section
 from auditor.sections.training import Evaluation, Model, Train
 
@@ -48,6 +48,8 @@ class Config(Section):
     """Verification."""
     report: Report = Report()
     """Report."""
+    explain: Explain = Explain()
+    """Explanations of single validation images."""
     mlflow: MLflow = MLflow()
     """Tracking."""
     resources: Resources = Resources()
@@ -136,6 +138,7 @@ _FREE = (
     "mlflow.",
     "verify.",
     "report.",
+    "explain.",
     "data.cache_gib",
     "evaluation.batch_size",
     "score.batch_size",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from auditor.methods import METHODS
+from auditor.report.inputs import inputs_of
 from auditor.report.priority import PRIORITY
 from auditor.report.ranking import Ranking, harm_order
 from auditor.report.thumbnails import Thumbnail, sparkline, thumbnail
@@ -93,7 +93,7 @@ def gallery(ranking: Ranking, run: RunFolder, count: int) -> Gallery:
     ranks = {order: _ranks(ranking, order) for order in ranking.orders}
     better = np.minimum(np.arange(1, len(ranking.rows) + 1), ranks[PRIORITY])
     chosen = np.sort(np.argsort(better, kind="stable")[:count])
-    inputs = _inputs(run, ranking.rows[chosen])
+    inputs = inputs_of(run, "train", ranking.rows[chosen])
     verdicts = _verdicts(run)
     cards = (
         _card(ranking, line, place, [int(by_order[place]) for by_order in ranks.values()], inputs, verdicts)
@@ -148,17 +148,6 @@ def _verdicts(run: RunFolder) -> dict[str, str]:
         return {}
     table = run.read_table(_VERDICTS, columns=["sample_id", "verdict"])
     return dict(zip(table["sample_id"].to_pylist(), table["verdict"].to_pylist(), strict=True))
-
-
-def _inputs(run: RunFolder, rows: NDArray[np.int32]) -> dict[int, dict[str, Any]]:
-    """Image or features by row; row groups without a wanted row are skipped by their statistics."""
-    from pyarrow import dataset
-
-    files = [run.full(f"dataset/train/{name}") for name in run.names("dataset/train") if name.endswith(".parquet")]
-    train = dataset.dataset(files, format="parquet", filesystem=run.filesystem)
-    columns = ["row", *(name for name in ("image", "features") if name in train.schema.names)]
-    found = train.to_table(columns=columns, filter=dataset.field("row").isin(pa.array(rows, pa.int32())))
-    return {line["row"]: line for line in found.to_pylist()}
 
 
 def _text(value: object) -> str:
