@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from auditor.distributed.replay_files import Replay
     from auditor.fidelity import Fidelity
     from auditor.report.tracking import Tracking
+    from auditor.review.queue import Filled
 
 log = logging.getLogger("auditor")
 
@@ -108,7 +109,7 @@ class Audit:
         return make_plan(self.config)
 
     def run(self) -> Summary:
-        """The whole audit: prepare, train, score, report, all of it logged to MLflow.
+        """The whole audit: prepare, train, score, report, all of it logged to MLflow, and a queue for reviewers there.
 
         Raises:
             InputError: The configuration or its data is wrong, or the folder holds another audit.
@@ -144,6 +145,8 @@ class Audit:
                 tracking.log_training()
                 tracking.log_report(summary)
                 self._log_model(tracking)
+            if self.config.review.queue:
+                self.queue()
         return summary
 
     def prepare(self) -> Dataset:
@@ -258,6 +261,21 @@ class Audit:
         with self._timed("report"):
             return write_report(self.config, self.folder)
 
+    def queue(self) -> Filled:
+        """Put the flagged samples that nobody has decided on into a review queue in MLflow, each once.
+
+        Raises:
+            InputError: `review.predecessor` is unusable, or the tracking store cannot be opened.
+            StageError: The audit is not in the tracking store, or MLflow went away; another call goes on from there.
+        """
+        from auditor.review.queue import fill_queue
+
+        with self._timed("queue"):
+            filled = fill_queue(self.config, self.folder)
+        settled = f"; {filled.settled} were decided before" if filled.settled else ""
+        log.info("queue: %d samples to look at in MLflow's review queue %r%s", filled.items, filled.name, settled)
+        return filled
+
     def _on_workers(self, *tasks: str) -> None:
         """Let the training workers compute what is not there yet of some tasks, and say what came of each."""
         from auditor.distributed.tasks import unfinished
@@ -333,8 +351,9 @@ class Audit:
 
     @property
     def _logged(self) -> bool:
-        """Whether the report is there and stands in the configured tracking store."""
-        if "track" not in self._seconds() or not self.folder.exists("report/report.html"):
+        """Whether the report is there and stands in the configured tracking store, with its queue."""
+        stages = {"track", "queue"} if self.config.review.queue else {"track"}
+        if not stages <= self._seconds().keys() or not self.folder.exists("report/report.html"):
             return False
         return bool(self.folder.read_json("mlflow.json")["tracking_uri"] == mask(self.config.mlflow.tracking_uri))
 

@@ -175,11 +175,11 @@ class Tracking:
         changed = {name: value for name, value in metrics.items() if known.get(name) != value}
         self._log_metrics([Metric(name, value, now, steps) for name, value in changed.items()])
         if self._folder.local is not None:
-            self._client.log_artifacts(self.run_id, str(self._folder.local / "report"))
+            tracking_store.log_folder(self._client, self.run_id, str(self._folder.local / "report"))
         else:
             with tempfile.TemporaryDirectory() as folder:
                 fs.copy_files(self._folder.full("report"), folder, self._folder.filesystem, fs.LocalFileSystem())
-                self._client.log_artifacts(self.run_id, folder)
+                tracking_store.log_folder(self._client, self.run_id, folder)
         if self._folder.exists("config.yaml"):
             self._client.log_text(self.run_id, mask(self._folder.read_bytes("config.yaml").decode()), "config.yaml")
         self._summary = summary

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from auditor.errors import InputError
+from auditor.errors import InputError, StageError
 from auditor.report.masking import mask
 
 if TYPE_CHECKING:
@@ -75,6 +75,30 @@ def experiment(client: MlflowClient, name: str) -> str:
     if found is None or found.lifecycle_stage != "active":
         raise InputError(f"mlflow.experiment {name}: was deleted in the tracking store; restore it or choose another")
     return str(found.experiment_id)
+
+
+def log_folder(client: MlflowClient, run_id: str, folder: str, path: str | None = None) -> None:
+    """Log a folder's files as artifacts of a run, over those of the same names.
+
+    Args:
+        client: The store.
+        run_id: The run.
+        folder: Local.
+        path: Folder among the run's artifacts; its top by default.
+
+    Raises:
+        StageError: The artifact store cannot be written.
+    """
+    try:
+        client.log_artifacts(run_id, folder, path)
+    # Each kind of artifact store raises its own errors.
+    except Exception as error:
+        where = mask(client.get_run(run_id).info.artifact_uri)
+        reason = mask(clip(" ".join(str(error).split()), 200))
+        raise StageError(
+            f"MLflow's artifact store {where} cannot be written; the run folder holds everything, the same command "
+            f"logs it again ({reason})"
+        ) from error
 
 
 def legal_name(name: str) -> str:

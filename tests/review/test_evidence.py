@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from auditor.errors import StageError
-from auditor.report import report
 from auditor.review.evidence import Evidence, Ranked
 from auditor.storage import RunFolder
 from tests.report.builders import Audit
+from tests.review.builders import ranked
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,19 @@ def test_evidence_differs_by_label_suggestion_or_a_quarter_of_the_rank(now, diff
 
 def test_samples_are_looked_up_in_the_order_asked_for(tmp_path):
     _, run = _reported(tmp_path)
-    ranked = Ranked.read(run)
+    table = Ranked.read(run)
     wanted = ["sample-00007", "nobody", "sample-00002", "sample-00007"]
-    assert [line and line["sample_id"] for line in ranked.lines(wanted)] == [
+    assert [line and line["sample_id"] for line in table.lines(wanted)] == [
         "sample-00007",
         None,
         "sample-00002",
         "sample-00007",
     ]
-    evidence = ranked.evidence(wanted)
+    evidence = table.evidence(wanted)
     assert list(evidence) == ["sample-00007", "sample-00002"]
-    line = ranked.lines(["sample-00002"])[0]
+    line = table.lines(["sample-00002"])[0]
     assert evidence["sample-00002"] == Evidence(line["label"], line["suggested_label"], line["rank"])
-    flagged = ranked.flagged()
+    flagged = table.flagged()
     assert [line["rank"] for line in flagged] == list(range(1, len(flagged) + 1))
     assert len(flagged) == 7
 
@@ -50,5 +50,5 @@ def test_a_run_without_a_report_is_said_so(tmp_path):
 
 def _reported(path):
     config, run = Audit().write(path)
-    report(config, run)
+    ranked(config, run)
     return config, run
