@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from auditor.fidelity import Fidelity
     from auditor.report.tracking import Tracking
     from auditor.review.queue import Filled
+    from auditor.review.review import Review
 
 log = logging.getLogger("auditor")
 
@@ -275,6 +276,17 @@ class Audit:
         settled = f"; {filled.settled} were decided before" if filled.settled else ""
         log.info("queue: %d samples to look at in MLflow's review queue %r%s", filled.items, filled.name, settled)
         return filled
+
+    def review(self, csv: str | Path | None = None) -> Review:
+        """Read verdicts back from MLflow, and from a CSV file, and log where the review stands.
+
+        Raises:
+            InputError: The CSV, `review.predecessor` or the tracking store is unusable.
+            StageError: The audit has no report or is not in the tracking store, or MLflow went away.
+        """
+        from auditor.review.review import review
+
+        return review(self.config, self.folder, csv)
 
     def _on_workers(self, *tasks: str) -> None:
         """Let the training workers compute what is not there yet of some tasks, and say what came of each."""

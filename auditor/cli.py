@@ -22,6 +22,7 @@ from auditor.fidelity.words import fidelity_table
 from auditor.plan import Plan
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
+from auditor.review.review import sentences
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,8 +54,8 @@ class Request:
     as_json: bool
 
 
-def stage(function: Callable[[Request], None]) -> click.Command:
-    """Make a command of a function of a request."""
+def stage(function: Callable[..., None]) -> click.Command:
+    """Make a command of a function of a request and of the options that it declares itself."""
 
     @click.argument("config", type=click.Path())
     @click.option("--run", metavar="DIR", help="Use this run folder instead of the configuration's.")
@@ -62,9 +63,11 @@ def stage(function: Callable[[Request], None]) -> click.Command:
     @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
     @click.option("--verbose", is_flag=True, help="Show what Ray and its workers log.")
     @functools.wraps(function)
-    def command(config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    def command(
+        config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool, **own: Any
+    ) -> None:
         _talk(quiet=as_json, verbose=verbose)
-        function(Request(config, Audit.from_yaml(config, overrides, run, verbose), as_json))
+        function(Request(config, Audit.from_yaml(config, overrides, run, verbose), as_json), **own)
 
     return cli.command()(command)
 
@@ -136,6 +139,21 @@ def report(request: Request) -> None:
     Example: auditor report docs/examples/digits.yaml
     """
     _show_summary(request, request.audit.report())
+
+
+@stage
+@click.option("--csv", metavar="FILE", help="Take verdicts from this CSV too: sample_id, verdict, new_label, comment.")
+def review(request: Request, csv: str | None) -> None:
+    """Read the reviewers' verdicts back from MLflow, and from a CSV, and say where the review stands.
+
+    Example: auditor review docs/examples/digits.yaml --csv verdicts.csv
+    """
+    found = request.audit.review(csv)
+    if request.as_json:
+        _print_json(found.to_json())
+        return
+    for sentence in sentences(found):
+        click.echo(sentence)
 
 
 @stage

@@ -17,14 +17,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from auditor.errors import StageError
-from auditor.report.masking import mask
-from auditor.report.tracking_store import clip, connect
-from auditor.review.items import Item
+from auditor.report.tracking_store import clip, connect, explained
+from auditor.review.items import SAMPLE_TAG, Item
 
 _BATCH = 20
 """Items that are made and queued together: what an interruption leaves half done."""
-_MISSING = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
-_PAGE = 1000
+_PAGE, _INFOS = 1000, 100
+"""Items and traces that are read at once."""
 _NEEDED = (
     "add_items_to_review_queue",
     "batch_get_trace_infos",
@@ -54,9 +53,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person answered."""
+    """What a person answered about one item."""
 
-    item_id: str
     question: str
     """Its name."""
     value: str
@@ -64,6 +62,18 @@ class Answer:
     reviewer: str
     time: datetime
     """In UTC."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of the queue with what was said about it."""
+
+    item_id: str
+    sample_id: str
+    declined: bool
+    """Whether a person has put it aside as not to be reviewed."""
+    answers: tuple[Answer, ...]
+    """In no order; those that were replaced by others are among them."""
 
 
 class MlflowQueue:
@@ -137,36 +147,32 @@ class MlflowQueue:
         # The pane shows the newest trace first, so each is dated a little before the one above it.
         ages = {item.item_id: age for age, item in enumerate(items)}
         with self._explained():
-            for start in range(0, len(items), _BATCH):
+            for start in reversed(range(0, len(items), _BATCH)):
                 batch = items[start : start + _BATCH]
                 for item in batch:
                     self._store.start_trace(self._trace(item, run_id, now - ages[item.item_id]))
                 self._store.log_spans(self._experiment_id, [_span(item, now - ages[item.item_id]) for item in batch])
                 self._store.add_items_to_review_queue(queue_id, item_ids=[item.item_id for item in batch])
 
-    def answers(self) -> list[Answer]:
-        """What people answered, in no order; answers that were replaced by others are among them.
+    def entries(self) -> list[Entry]:
+        """All items in the queue; none where there is no queue.
 
         Raises:
             StageError: MLflow is away.
         """
-        item_ids = sorted(self.item_ids())
         found = []
         with self._explained():
-            for start in range(0, len(item_ids), 100):
-                for info in self._store.batch_get_trace_infos(item_ids[start : start + 100]):
-                    found += [_answer(info.trace_id, given) for given in info.assessments if _is_human(given)]
-        return found
-
-    def closed(self) -> set[str]:
-        """Ids of the items that a person has put aside as not to be reviewed.
-
-        Raises:
-            StageError: MLflow is away.
-        """
-        with self._explained():
             queue = self._found()
-            return set() if queue is None else {item.item_id for item in self._items(queue.queue_id, "declined")}
+            status = {} if queue is None else {item.item_id: item.status for item in self._items(queue.queue_id)}
+            item_ids = sorted(status)
+            for start in range(0, len(item_ids), _INFOS):
+                for info in self._store.batch_get_trace_infos(item_ids[start : start + _INFOS]):
+                    answers = tuple(_answer(given) for given in info.assessments if _is_human(given))
+                    # A person may have put other traces into the queue.
+                    if SAMPLE_TAG in info.tags:
+                        declined = status[info.trace_id] == "declined"
+                        found.append(Entry(info.trace_id, info.tags[SAMPLE_TAG], declined, answers))
+        return found
 
     def _found(self) -> Any:
         from mlflow.exceptions import MlflowException
@@ -216,10 +222,10 @@ class MlflowQueue:
                 return str(made.schema_id)
         raise StageError(f"MLflow experiment {self._experiment_id}: its questions named {question.name} are not ours")
 
-    def _items(self, queue_id: str, status: str | None = None) -> Iterator[Any]:
+    def _items(self, queue_id: str) -> Iterator[Any]:
         token = None
         while True:
-            page = self._store.list_review_queue_items(queue_id, status=status, max_results=_PAGE, page_token=token)
+            page = self._store.list_review_queue_items(queue_id, max_results=_PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -242,24 +248,11 @@ class MlflowQueue:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what MLflow raises into one sentence; nothing is lost, so the same command goes on later."""
         try:
-            yield
+            with explained(self._uri):
+                yield
         except (ImportError, NotImplementedError) as error:
             raise StageError(f"this MLflow has no review queues as version 3.17 has them ({error})") from error
-        except Exception as error:
-            from mlflow.exceptions import MlflowException
-
-            if not isinstance(error, MlflowException):
-                raise
-            where = f"MLflow at {mask(self._uri)}"
-            if error.error_code in _MISSING:
-                raise StageError(f"{where}: has no review queues; servers of version 3.17 have them") from error
-            reason = mask(clip(" ".join(str(error).split()), 200))
-            raise StageError(
-                f"{where}: the review queue cannot be used now; nothing is lost, the same command goes on where it "
-                f"stopped ({reason})"
-            ) from error
 
 
 def _span(item: Item, made: int) -> Any:
@@ -292,6 +285,6 @@ def _is_human(given: Any) -> bool:
     return given.source.source_type == "HUMAN" and given.feedback is not None and isinstance(given.feedback.value, str)
 
 
-def _answer(trace_id: str, given: Any) -> Answer:
+def _answer(given: Any) -> Answer:
     moment = datetime.fromtimestamp(given.last_update_time_ms / 1000, UTC)
-    return Answer(trace_id, given.name, given.feedback.value, given.rationale or "", given.source.source_id, moment)
+    return Answer(given.name, given.feedback.value, given.rationale or "", given.source.source_id, moment)
