@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from auditor.distributed.replay_files import Replay
     from auditor.fidelity import Fidelity
     from auditor.report.tracking import Tracking
+    from auditor.review.export import Export
     from auditor.review.queue import Filled
     from auditor.review.review import Review
 
@@ -287,6 +288,20 @@ class Audit:
         from auditor.review.review import review
 
         return review(self.config, self.folder, csv)
+
+    def export(self, to: str | None) -> Export:
+        """Write the audited rows with the verdicts applied, and log where they came from.
+
+        Args:
+            to: Folder to write to; None counts and writes nothing.
+
+        Raises:
+            InputError: There is no verdict to apply, or the folder holds anything else than an export.
+            StageError: The audit has no report or is not in the tracking store, or MLflow went away.
+        """
+        from auditor.review.export import export
+
+        return export(self.config, self.folder, to)
 
     def _on_workers(self, *tasks: str) -> None:
         """Let the training workers compute what is not there yet of some tasks, and say what came of each."""

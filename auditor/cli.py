@@ -22,6 +22,7 @@ from auditor.fidelity.words import fidelity_table
 from auditor.plan import Plan
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
+from auditor.review.export import Export
 from auditor.review.review import sentences
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -157,6 +158,19 @@ def review(request: Request, csv: str | None) -> None:
 
 
 @stage
+@click.option("--to", metavar="DIR", help="Folder to write to: new, empty, or with an earlier export.")
+@click.option("--dry-run", is_flag=True, help="Show the counts by class and write nothing.")
+def export(request: Request, to: str | None, dry_run: bool) -> None:
+    """Write the audited rows with the reviewers' verdicts applied: removed rows out, labels replaced.
+
+    Example: auditor export docs/examples/digits.yaml --to runs/digits-cleaned
+    """
+    if to is None and not dry_run:
+        raise InputError("export needs --to DIR, or --dry-run to see what it would do")
+    _show_export(request, request.audit.export(None if dry_run else to))
+
+
+@stage
 def plan(request: Request) -> None:
     """Say what an audit will do and cost, before anything starts.
 
@@ -248,6 +262,29 @@ def _show_summary(request: Request, summary: Summary) -> None:
     click.echo(f"MLflow: experiment {tracking.experiment} in {mask(tracking.tracking_uri)}")
     command = "auditor" if shutil.which("auditor") else sys.argv[0]
     click.echo(f"        {command} ui {request.path} opens it")
+
+
+def _show_export(request: Request, done: Export) -> None:
+    if request.as_json:
+        _print_json(done.to_json())
+        return
+    wide = max(5, *(len(name) for name in done.classes))
+    click.echo(f"{'class':<{wide}}  {'before':>8}  {'removed':>8}  {'lost':>8}  {'gained':>8}  {'after':>8}")
+    for name, count in done.classes.items():
+        numbers = (count.before, count.removed, count.lost, count.gained, count.after)
+        click.echo(f"{name:<{wide}}" + "".join(f"  {number:>8,}" for number in numbers))
+    click.echo(f"\n{done.removed} rows removed, {done.relabelled} relabelled, {done.kept} confirmed as they are.")
+    if done.unapplied:
+        shown = ", ".join(done.unapplied[:5])
+        click.echo(f"{len(done.unapplied)} verdicts not applied, as the sample is gone or has another label: {shown}")
+    if done.set_aside:
+        click.echo(f"{done.set_aside} rows that the audit could not use are left out.")
+    if done.folder is None:
+        click.echo("Nothing was written.")
+        return
+    click.echo(f"Written to {done.folder}; this audits it:")
+    command = "auditor" if shutil.which("auditor") else sys.argv[0]
+    click.echo(f"        {command} run {done.folder}/audit.yaml")
 
 
 def _show_plan(planned: Plan) -> None:

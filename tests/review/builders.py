@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from mlflow import MlflowClient
 from mlflow.entities import AssessmentSource, Feedback
 from mlflow.tracing.client import TracingClient
 
-from auditor.config import Config
+from auditor.config import Config, parse_config
+from auditor.data import prepare
 from auditor.report.ranking import rank_samples
 from auditor.report.tracking import Tracking
 from auditor.review.items import item_id
@@ -30,6 +34,37 @@ def audited(
     with Tracking(config, run):
         pass
     return config, run
+
+
+def prepared(path: Path, uri: str, source: dict[str, Any], **data: Any) -> tuple[Config, RunFolder]:
+    """A run folder whose rows are really prepared from a source, its ranking made up, known to MLflow."""
+    raw = {"run": str(path), "data": {"source": source, **data}, "score": {"methods": ["gif", "loss"]}}
+    raw |= {"report": {"rank_by": "gif", "flagged": 0.2}, "review": {"queue": 10}}
+    raw["train"] = {"batch_size": 8, "micro_batch_size": 8}
+    experiment = f"{path.parent.name} {path.name}"
+    config = parse_config({**raw, "mlflow": {"tracking_uri": uri, "experiment": experiment}})
+    run = RunFolder(path)
+    prepare(config, run)
+    write_scores(config, run)
+    with Tracking(config, run):
+        pass
+    return config, run
+
+
+def write_scores(config: Config, run: RunFolder) -> None:
+    """Scores of every training row that depend on its id alone, and the ranking by them."""
+    train = run.read_table("dataset/train", ["sample_id", "label"])
+    drawn = np.array([int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in _ids(train)])
+    classes = len(run.read_json("dataset.json")["class_names"])
+    scores = {"gif": drawn - 0.5, "loss": (1 - drawn).astype(np.float32)}
+    suggested = (train["label"].to_numpy() + 1) % classes
+    scores |= {"suggested_label": suggested.astype(np.int32), "suggested_probability": drawn.astype(np.float32)}
+    run.write_table("scores/0.parquet", pa.table({"sample_id": train["sample_id"], "label": train["label"], **scores}))
+    ranked(config, run)
+
+
+def _ids(table: pa.Table) -> list[str]:
+    return list(table["sample_id"].to_pylist())
 
 
 def ranked(config: Config, run: RunFolder) -> None:
