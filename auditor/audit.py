@@ -255,13 +255,22 @@ class Audit:
     def report(self) -> Summary:
         """Rank the scored samples and write report/, over an earlier one.
 
+        The verdicts of the audit before this one are carried over, and what changed since is said.
+
         Raises:
+            InputError: `review.predecessor` is unusable.
             StageError: Scores are missing or do not fit the dataset.
         """
+        from auditor.review.comparison import changes_since
+        from auditor.review.predecessor import carry_over, predecessor
+
         if not self._scored:
             raise StageError(f"{self.folder}: holds no scores; score first")
         with self._timed("report"):
-            return write_report(self.config, self.folder)
+            before = predecessor(self.config)
+            if before is not None:
+                carry_over(self.folder, before)
+            return write_report(self.config, self.folder, changes_since)
 
     def queue(self) -> Filled:
         """Put the flagged samples that nobody has decided on into a review queue in MLflow, each once.

@@ -22,8 +22,10 @@ from auditor.fidelity.words import fidelity_table
 from auditor.plan import Plan
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
+from auditor.review.comparison import compare as compare_runs
 from auditor.review.export import Export
 from auditor.review.review import sentences
+from auditor.storage import RunFolder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -181,6 +183,28 @@ def plan(request: Request) -> None:
         _print_json(planned.to_json())
     else:
         _show_plan(planned)
+
+
+@cli.command()
+@click.argument("before")
+@click.argument("after")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else, samples included.")
+def compare(before: str, after: str, as_json: bool) -> None:
+    """Compare two audits by their run folders: new, resolved and persistent flags, and what was decided.
+
+    Example: auditor compare runs/digits runs/digits-next
+    """
+    _talk(quiet=as_json, verbose=False)
+    found = compare_runs(RunFolder(before), RunFolder(after))
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+        return
+    click.echo(found.changes.sentence)
+    for name in ("new", "persistent", "reflagged", "resolved"):
+        samples = getattr(found, name)
+        if samples:
+            more = f" and {len(samples) - 10} more" if len(samples) > 10 else ""
+            click.echo(f"{name:<10}  {', '.join(samples[:10])}{more}")
 
 
 @cli.command()
