@@ -284,7 +284,8 @@ class Audit:
         with self._timed("queue"):
             filled = fill_queue(self.config, self.folder)
         settled = f"; {filled.settled} were decided before" if filled.settled else ""
-        log.info("queue: %d samples to look at in MLflow's review queue %r%s", filled.items, filled.name, settled)
+        where = f", {filled.page}" if filled.page else ""
+        log.info("queue: %d samples in MLflow's review queue %r%s%s", filled.items, filled.name, where, settled)
         return filled
 
     def review(self, csv: str | Path | None = None) -> Review:

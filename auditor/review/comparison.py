@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from auditor.config import Config
+from auditor.errors import InputError
 from auditor.report.changes import Changes
 from auditor.report.masking import mask
-from auditor.review.evidence import Evidence, Ranked
+from auditor.review.evidence import RANKED_FILE, Evidence, Ranked
 from auditor.review.items import settled
 from auditor.review.predecessor import predecessor
 from auditor.review.verdicts import DECIDED, Verdict, current, read_verdicts
@@ -40,8 +41,11 @@ def compare(before: RunFolder, after: RunFolder) -> Comparison:
         after: Run folder of the later one.
 
     Raises:
-        StageError: A run has no report.
+        InputError: One is no run folder with a report.
     """
+    for run in (before, after):
+        if not run.exists(RANKED_FILE):
+            raise InputError(f"{mask(str(run))}: is no run folder with a report")
     return compared(mask(str(before)), Ranked.read(before), Ranked.read(after), current(read_verdicts(before)))
 
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from auditor.errors import StageError
+from auditor.report.masking import mask
 from auditor.report.tracking_store import clip, connect, explained
 from auditor.review.items import SAMPLE_TAG, Item
 
@@ -99,6 +100,14 @@ class MlflowQueue:
         missing = [name for name in _NEEDED if not hasattr(self._store, name)]
         if missing:
             raise StageError(f"this MLflow has no review queues as version 3.17 has them: {missing[0]} is missing")
+
+    @property
+    def page(self) -> str | None:
+        """Address of the experiment's queues in a server's interface; None without a server."""
+        uri = self._uri.rstrip("/")
+        if not uri.startswith(("http://", "https://")):
+            return None
+        return f"{mask(uri)}/#/experiments/{self._experiment_id}/review-queue"
 
     def make(self, questions: Sequence[Question], reviewers: Sequence[str]) -> str:
         """Make the queue and its questions where they are not there yet, and assign it.

@@ -41,6 +41,8 @@ class Filled:
     added: int
     settled: int
     """Flagged samples before its last item that an earlier verdict answers for."""
+    page: str | None
+    """Where reviewers find it; None without a server."""
 
 
 def fill_queue(config: Config, run: RunFolder) -> Filled:
@@ -69,7 +71,7 @@ def fill_queue(config: Config, run: RunFolder) -> Filled:
     rows = len(ranked.table)
     items = [make_item(line, run_id, rows, shown.get(line["sample_id"])) for line in missing]
     queue.add(queue_id, items, run_id)
-    return Filled(queue.name, len(there) + len(missing), len(missing), passed)
+    return Filled(queue.name, len(there) + len(missing), len(missing), passed, queue.page)
 
 
 def open_queue(config: Config, run: RunFolder) -> tuple[MlflowQueue, str]:

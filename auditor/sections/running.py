@@ -23,7 +23,7 @@ class Report(Section):
 
 
 class Review(Section):
-    """What people are asked to look at in MLflow."""
+    """What people are asked to look at in MLflow: see the page about [review](review.md)."""
 
     queue: Annotated[int, Field(ge=0, le=1000)] = 50
     """Most flagged samples that `auditor run` puts into a review queue in MLflow, the most harmful first; 0 makes no

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from auditor.errors import StageError
+from auditor.errors import InputError
 from auditor.report import read_report, report, verdict
 from auditor.report.changes import Changes
 from auditor.review.comparison import changes_since, compare, compared
@@ -101,7 +101,7 @@ def test_two_run_folders_are_compared(tmp_path):
     assert set(found.resolved) == then - now
     assert set(found.new) | set(found.persistent) | set(found.reflagged) | now & found.settled.keys() == now
     assert found.changes.common == 40
-    with pytest.raises(StageError, match="holds no report"):
+    with pytest.raises(InputError, match="nowhere: is no run folder with a report"):
         compare(before, RunFolder(tmp_path / "nowhere"))
 
 

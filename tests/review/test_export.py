@@ -16,6 +16,7 @@ from auditor.errors import InputError
 from auditor.review.export import export
 from auditor.review.review import review
 from auditor.storage import RunFolder
+from tests.docs.pages import ROOT, tables
 from tests.report.builders import png
 from tests.review.builders import prepared
 
@@ -93,6 +94,7 @@ def test_mlflow_knows_where_an_export_came_from(digits, tmp_path):
     record = RunFolder(tmp_path / "out").read_json("export.json")
     assert record["audit_run"] == logged["run_id"]
     assert record["audited"] == Dataset.load(run).fingerprint
+    assert {"format_version", *tables(ROOT / "docs" / "formats.md")["export.json"]} == set(record)
 
 
 def test_a_dry_run_counts_and_writes_nothing(digits, tmp_path):

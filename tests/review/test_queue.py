@@ -156,7 +156,10 @@ def test_on_a_server_large_images_have_an_address_that_answers(server, tmp_path)
     noise = np.random.default_rng(0)
     images = [png(noise.integers(0, 255, (120, 100, 3), dtype=np.uint8)) for _ in range(40)]
     config, run = audited(tmp_path / "run", server.address, Audit(images=images), review=QUEUE)
-    assert fill_queue(config, run).added == 5
+    found = fill_queue(config, run)
+    assert found.added == 5
+    experiment_id = run.read_json("mlflow.json")["experiment_id"]
+    assert found.page == f"{server.address}/#/experiments/{experiment_id}/review-queue"
     assert fill_queue(config, run).added == 0
     traces = in_queue(config, run)
     assert [trace.info.tags["auditor.sample_id"] for trace in traces] == flagged(run)[:5]
