@@ -82,8 +82,8 @@ def experiment(client: MlflowClient, name: str) -> str:
 def explained(tracking_uri: str) -> Iterator[None]:
     """Turn what MLflow raises into one sentence.
 
-    Its client has tried each request again by then, for about four minutes by default (the environment variable
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES).
+    Its client has tried each request again by then, by its own account for about four minutes (the environment variable
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES sets how often).
 
     Raises:
         StageError: MLflow does not answer, or refuses.
