@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from auditor.distributed.hif_files import Hif
     from auditor.distributed.replay_files import Replay
     from auditor.fidelity import Fidelity
+    from auditor.report.explanations import Explanations
     from auditor.report.tracking import Tracking
     from auditor.review.export import Export
     from auditor.review.queue import Filled
@@ -117,7 +118,7 @@ class Audit:
             InputError: The configuration or its data is wrong, or the folder holds another audit.
             StageError: A stage could not end.
         """
-        if self._logged:
+        if self._logged and (self._queued or not self.config.review.queue):
             log.info("all of this audit is done; another one needs another run folder (--run)")
             return read_report(self.config, self.folder)
         self.prepare()
@@ -250,6 +251,31 @@ class Audit:
                 retrain_on_ray(self.config, self.folder, removals)
         found = verified(self.folder, removals)
         log.info("verify: %d retrainings without chosen samples", len(removals) - 1)
+        return found
+
+    def explain(self) -> Explanations:
+        """Name the training samples behind misclassified validation images, unless that is done already.
+
+        The page is written again in any case; where the audit stands in MLflow, it is logged there.
+
+        Raises:
+            StageError: Training has not ended, or `explain.method` cannot explain this model.
+        """
+        from auditor.distributed.explain import explain_on_ray, is_explained
+        from auditor.report.explanations import write_explanations
+
+        TrajectoryReader(self.folder)
+        if not is_explained(self.config, self.folder):
+            from auditor.distributed.cluster import cluster
+
+            with cluster(self.config.resources, self._verbose), self._timed("explain"):
+                explain_on_ray(self.config, self.folder)
+        found = write_explanations(self.config, self.folder)
+        if self._logged:
+            from auditor.report.tracking import Tracking
+
+            with Tracking(self.config, self.folder) as tracking:
+                tracking.log_explanations(found.lds)
         return found
 
     def report(self) -> Summary:
@@ -388,11 +414,15 @@ class Audit:
 
     @property
     def _logged(self) -> bool:
-        """Whether the report is there and stands in the configured tracking store, with its queue."""
-        stages = {"track", "queue"} if self.config.review.queue else {"track"}
-        if not stages <= self._seconds().keys() or not self.folder.exists("report/report.html"):
+        """Whether the report is there and stands in the configured tracking store."""
+        if "track" not in self._seconds() or not self.folder.exists("report/report.html"):
             return False
         return bool(self.folder.read_json("mlflow.json")["tracking_uri"] == mask(self.config.mlflow.tracking_uri))
+
+    @property
+    def _queued(self) -> bool:
+        """Whether the review queue was filled to its end."""
+        return "queue" in self._seconds()
 
     @property
     def _scored(self) -> bool:

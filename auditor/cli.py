@@ -173,6 +173,28 @@ def export(request: Request, to: str | None, dry_run: bool) -> None:
 
 
 @stage
+def explain(request: Request) -> None:
+    """Show misclassified validation images with the training samples that helped and harmed them most.
+
+    Example: auditor explain docs/examples/digits.yaml --set explain.images=20
+    """
+    found = request.audit.explain()
+    if request.as_json:
+        _print_json(found.to_json())
+        return
+    click.echo("")
+    for sentence in found.sentences():
+        click.echo(sentence)
+    for image in found.images:
+        says = f"labelled {image.label}, model says {image.predicted} ({image.probability:.0%})"
+        click.echo(f"\n  {image.sample_id}  {says}, loss {image.loss:.3g}")
+        for side, causes in (("helped", image.helped), ("harmed", image.harmed)):
+            named = [f"{cause.sample_id} ({cause.label}) {cause.influence:+.2e}" for cause in causes[:3]]
+            click.echo(f"    {side} most: {', '.join(named) or 'nothing'}")
+    click.echo(f"\nPage: {mask(found.page)}")
+
+
+@stage
 def plan(request: Request) -> None:
     """Say what an audit will do and cost, before anything starts.
 

@@ -16,7 +16,7 @@ from auditor.errors import InputError
 from auditor.methods import AUTO
 from auditor.sections.data import Data
 from auditor.sections.running import MLflow, Report, Resources, Review
-from auditor.sections.scoring import Hif, Query, Replay, Score, Verify
+from auditor.sections.scoring import Explain, Hif, Query, Replay, Score, Verify
 from auditor.sections.section import Section
 from auditor.sections.training import Evaluation, Model, Train
 
@@ -48,6 +48,8 @@ class Config(Section):
     """Verification."""
     report: Report = Report()
     """Report."""
+    explain: Explain = Explain()
+    """Explanations of single validation images."""
     review: Review = Review()
     """Review."""
     mlflow: MLflow = MLflow()
@@ -138,6 +140,7 @@ _FREE = (
     "mlflow.",
     "verify.",
     "report.",
+    "explain.",
     "review.",
     "data.cache_gib",
     "evaluation.batch_size",

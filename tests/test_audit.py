@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from types import SimpleNamespace
@@ -147,7 +148,7 @@ def test_every_file_of_the_contract_is_there_and_nothing_else(finished):
     folders = {"dataset", "replay", "report", "scores", "trajectory", "verify"}
     assert set(run.names("", hidden=True)) == files | folders
     assert set(run.names("replay", hidden=True)) == {"influence.parquet", "replay.json"}
-    assert set(run.names("verify", hidden=True)) == {"effects.parquet", "fidelity.json", "retrainings"}
+    assert set(run.names("verify", hidden=True)) == {"effects.parquet", "fidelity.json", "losses", "retrainings"}
     assert set(run.names("dataset", hidden=True)) == {"train", "validation", "test"}
     assert set(run.names("trajectory", hidden=True)) == {"manifest.json", "batches", "signals", "checkpoints"}
     report = {"figures", "ranked.csv", "ranked.parquet", "report.html", "summary.json"}
@@ -188,7 +189,7 @@ def test_json_files_have_the_fields_of_the_contract(finished):
     assert set(read("mlflow.json")) == {"format_version", "tracking_uri", "experiment_id", "run_id"}
     summary = read("report/summary.json")
     assert {"rows", "flagged", "test_accuracy", "validation_loss", "seconds", "detection"} < set(summary)
-    assert set(summary["detection"]) == set(METHODS)
+    assert set(summary["detection"]) == {*METHODS, "priority"}
     assert set(summary["detection"]["gif"]["found"]) == {"0.01", "0.05", "0.1", "0.2", "0.4"}
     kept = yaml.safe_load(run.read_bytes("config.yaml"))
     assert {"auditor", "ray", "torch", "mlflow"} < set(kept["versions"])
@@ -325,6 +326,25 @@ def test_python_and_the_command_agree(finished, beside_own_model):
     assert contents(finished.run.local) == before
     assert [sample.sample_id for sample in summary.top] == re.findall(r"digits-\d{4}", finished.ended.stdout)
     assert summary.html == f"{finished.run}/report/report.html"
+
+
+def test_misclassified_images_are_explained_once_and_stand_in_mlflow(finished, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(finished.run.local, again)
+    arguments = ("explain", "audit.yaml", "--run", str(again), "--set", "explain.images=3")
+    done = auditor(finished.cwd, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "validation images are misclassified; the 3 of the highest loss are explained by ekfac" in done.stdout
+    assert f"Page: {again}/explain/explain.html" in done.stdout
+    assert len(re.findall(r"^    harmed most: digits-\d{4} \(\d\) -", done.stdout, re.MULTILINE)) == 3
+    stored = {file.path for file in finished.client.list_artifacts(finished.logged.info.run_id, "explain")}
+    assert {"explain/explain.html", "explain/images.parquet", "explain/influence.parquet"} <= stored
+    # Nothing is computed again, and no Ray is looked for.
+    once_more = auditor(finished.cwd, *arguments, "--json", **NOWHERE)
+    assert once_more.returncode == 0, once_more.stderr
+    assert [image["sample_id"] for image in json.loads(once_more.stdout)["images"]] == re.findall(
+        r"^  (digits-\d{4})  labelled", done.stdout, re.MULTILINE
+    )
 
 
 def test_a_run_folders_own_configuration_is_the_same_audit(finished, beside_own_model):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from auditor.config import Config
-from auditor.distributed.retraining import Retraining, drift_from
+from auditor.distributed.retraining import DriftError, Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import step_derivatives
 from auditor.storage import RunFolder
@@ -52,11 +52,9 @@ def gif_at_every_step(
             state = training.forward(state, step)
             if training.rank == 0:
                 progress(step.index + 1)
-        drift = drift_from(trained.reader.state(segment.end_step).to(device), state)
-        if not drift <= config.replay.tolerance:
-            return (
-                f"gif_step stopped at step {segment.end_step}: training again differs from the recorded parameters by "
-                f"{drift:.1e}, more than replay.tolerance {config.replay.tolerance:.1e}"
-            )
+        try:
+            training.drift(segment.end_step, state)
+        except DriftError as error:
+            return f"gif_step {error}"
     total = group.all_reduce({"influence": influence.to(device)})["influence"]
     return np.asarray(total.cpu().numpy())

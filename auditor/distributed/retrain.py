@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import torch
+from numpy.typing import NDArray
 from ray.util import ActorPool
 
 from auditor.config import Config, parse_config
@@ -19,7 +21,7 @@ from auditor.distributed.retraining import Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
 from auditor.fidelity import Removal
-from auditor.fidelity.verification import result_file
+from auditor.fidelity.verification import losses_file, result_file
 from auditor.influence import Point
 from auditor.progress import Progress
 from auditor.storage import RunFolder
@@ -51,8 +53,9 @@ def retrain_on_ray(config: Config, run: RunFolder, removals: Sequence[Removal]) 
     try:
         with Progress("verify", len(removals), "retrainings", len(removals) - len(missing)) as bar:
             done = pool.map_unordered(lambda one, removal: one.without.remote(removal), list(missing.values()))
-            for removal, found in done:
-                run.write_json(result_file(removal), found)
+            for removal, found, losses in done:
+                run.write_table(losses_file(removal), pa.table({"loss": losses}))
+                run.write_json(result_file(removal), found)  # last: it says that the retraining is done
                 bar.advance(1)
     except ray.exceptions.RayError as error:
         raise StageError(f"verify gave up: {str(error).strip().splitlines()[-1]}") from error
@@ -72,19 +75,20 @@ class Retrainer:
         device = torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
         self.trained = TrainedRun(config, RunFolder(uri), device)
 
-    def without(self, removal: Removal) -> tuple[Removal, dict[str, Any]]:
-        """Train with the rows masked; returns the removal and what its file will hold."""
+    def without(self, removal: Removal) -> tuple[Removal, dict[str, Any], NDArray[np.float32]]:
+        """Train with the rows masked; returns the removal, what its file will hold, and all validation losses."""
         began = time.monotonic()
         weights = np.ones(self.trained.manifest.rows)
         weights[list(removal.rows)] = 0.0
         state = Retraining(self.trained, weights).run()
         point = Point.at(self.trained.precise, state.parameters, state.buffers)
         loss = self.trained.query_loss(point)
-        return removal, {
+        found = {
             "rows": list(removal.rows),
             "loss": loss if math.isfinite(loss) else None,
             "seconds": round(time.monotonic() - began, 3),
         }
+        return removal, found, self.trained.validation_losses(point)
 
 
 def _places(config: Config, asked: dict[str, float]) -> int:

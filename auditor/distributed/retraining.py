@@ -16,6 +16,10 @@ from auditor.trajectory import group
 from auditor.trajectory.reader import RecordedStep
 
 
+class DriftError(ArithmeticError):
+    """Training run again left the recorded training; the same on every worker, whose states are equal."""
+
+
 class Retraining:
     """Runs recorded steps again, this worker's share of each step's micro-batches.
 
@@ -60,8 +64,18 @@ class Retraining:
                 state = self.forward(state, step)
         return state
 
+    def drift(self, step: int, found: State) -> float:
+        """‖θ − θ_recorded‖ / ‖θ_recorded‖ at a checkpoint: how far training run again is from the recorded one.
 
-def drift_from(recorded: State, found: State) -> float:
-    """‖θ − θ_recorded‖ / ‖θ_recorded‖: how far a training run again is from the recorded one."""
-    apart = global_norm(value - recorded.parameters[name] for name, value in found.parameters.items())
-    return float(apart / global_norm(recorded.parameters.values()))
+        Raises:
+            DriftError: More than `replay.tolerance`, or no number.
+        """
+        recorded = self.trained.reader.state(step).to(self.trained.device).parameters
+        apart = global_norm(value - recorded[name] for name, value in found.parameters.items())
+        drift, tolerance = float(apart / global_norm(recorded.values())), self.trained.config.replay.tolerance
+        if not drift <= tolerance:
+            raise DriftError(
+                f"stopped at step {step}: training run again differs from the recorded parameters by {drift:.1e}, "
+                f"more than replay.tolerance {tolerance:.1e}"
+            )
+        return drift

@@ -52,35 +52,19 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
     if run.exists(SCORES):
         return rows
     settings = config.model_dump(mode="json")
-    reserved = _reserved(config)
     prepared, evaluation = _prepared(config, run)
     run.write_json(EVALUATION, evaluation)
 
     aside = f".{SCORES}"
     run.remove(aside)
     run.make(aside)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False  # ours is shown
-    # The newer reader lists, plans and reads in processes of their own: 6 s more before the first row (Ray 2.60).
-    context.use_datasource_v2 = False
-    resources = config.resources
-    block = int(np.clip(-(-rows // (4 * resources.score_actors)), config.score.batch_size, 8192))
-    pipeline = (
-        ray.data.read_parquet(
-            run.full("dataset/train"),
-            filesystem=run.filesystem,
-            columns=["row", "sample_id", _inputs_column(dataset), "label"],
-            num_cpus=1,
-        )
-        .repartition(target_num_rows_per_block=block)
-        .map_batches(
-            Scorer,
-            fn_constructor_args=(settings, run.uri, prepared),
-            batch_format="pyarrow",
-            batch_size=config.score.batch_size,
-            compute=ActorPoolStrategy(size=resources.score_actors),
-            **reserved,
-        )
+    pipeline = training_rows(config, run, dataset).map_batches(
+        Scorer,
+        fn_constructor_args=(settings, run.uri, prepared),
+        batch_format="pyarrow",
+        batch_size=config.score.batch_size,
+        compute=ActorPoolStrategy(size=config.resources.score_actors),
+        **reserved(config),
     )
     written = _Written(run, aside)
     try:
@@ -90,7 +74,7 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
         ):
             pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 1})
     except ray.exceptions.RayError as error:
-        raise StageError(f"scoring gave up: {_cause(error)}") from error
+        raise StageError(f"scoring gave up: {cause(error)}") from error
     _check(run.read_table(aside, columns=["sample_id"]), rows)
     run.replace(aside, SCORES)
     return rows
@@ -108,7 +92,7 @@ class Scorer:
     def __init__(self, settings: dict[str, Any], uri: str, prepared: ray.ObjectRef) -> None:
         self.config = parse_config(settings)
         torch.set_num_threads(self.config.resources.cpus_per_worker)
-        self.device = _device(self.config)
+        self.device = device_of(self.config)
         self.dataset = Dataset.load(RunFolder(uri))
         self.network = Network(new_model(self.config, self.dataset).to(self.device))
         found: ScoringInputs = ray.get(prepared)
@@ -123,7 +107,7 @@ class Scorer:
         """Score one batch: one row in, one row out."""
         rows = batch["row"].to_numpy()
         indices = torch.from_numpy(rows.astype(np.int64)).to(self.device)
-        inputs = inputs_of_batch(batch[_inputs_column(self.dataset)], self.dataset, dtype_of(self.config))
+        inputs = inputs_of_batch(batch[inputs_column(self.dataset)], self.dataset, dtype_of(self.config))
         inputs = inputs.to(self.device)
         labels = torch.as_tensor(batch["label"].to_numpy().astype(np.int64), device=self.device)
         methods = self.config.score.methods
@@ -148,6 +132,22 @@ class Scorer:
         scored = pa.table(columns, metadata={b"auditor.format_version": str(FORMAT_VERSION).encode()})
         _refuse_not_finite(scored)
         return scored
+
+
+def training_rows(config: Config, run: RunFolder, dataset: Dataset) -> ray.data.Dataset:
+    """The training snapshot (row, sample_id, image or features, label) as a stream of blocks for the actors."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # ours is shown
+    # The newer reader lists, plans and reads in processes of their own: 6 s more before the first row (Ray 2.60).
+    context.use_datasource_v2 = False
+    rows = dataset.splits["train"].rows
+    block = int(np.clip(-(-rows // (4 * config.resources.score_actors)), config.score.batch_size, 8192))
+    return ray.data.read_parquet(
+        run.full("dataset/train"),
+        filesystem=run.filesystem,
+        columns=["row", "sample_id", inputs_column(dataset), "label"],
+        num_cpus=1,
+    ).repartition(target_num_rows_per_block=block)
 
 
 class _Written:
@@ -179,27 +179,30 @@ def _prepared(config: Config, run: RunFolder) -> tuple[ray.ObjectRef, dict[str, 
         found = _prepare(config, run)
         return found, found.evaluation
 
-    inputs, evaluation = ray.remote(num_returns=2, **_reserved(config))(remotely).remote()
+    inputs, evaluation = ray.remote(num_returns=2, **reserved(config))(remotely).remote()
     try:
         return inputs, ray.get(evaluation)
     except ray.exceptions.RayError as error:
-        raise StageError(f"scoring could not be prepared: {_cause(error)}") from error
+        raise StageError(f"scoring could not be prepared: {cause(error)}") from error
 
 
 def _prepare(config: Config, run: RunFolder) -> ScoringInputs:
     torch.set_num_threads(config.resources.cpus_per_worker)
-    return prepare_scoring(config, run, _device(config))
+    return prepare_scoring(config, run, device_of(config))
 
 
-def _inputs_column(dataset: Dataset) -> str:
+def inputs_column(dataset: Dataset) -> str:
+    """The column of the snapshot that the network reads."""
     return "image" if dataset.is_image else "features"
 
 
-def _device(config: Config) -> torch.device:
+def device_of(config: Config) -> torch.device:
+    """Where an actor computes."""
     return torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
 
 
-def _reserved(config: Config) -> dict[str, Any]:
+def reserved(config: Config) -> dict[str, Any]:
+    """Resources of one scoring actor, in Ray's words."""
     asked = worker_resources(config.resources)
     return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU")}
 
@@ -218,7 +221,7 @@ def _check(scored: pa.Table, expected: int) -> None:
         raise StageError(f"{expected} samples should have been scored, {scored.num_rows} were, {unique} of them unique")
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The sentence of the innermost error."""
     wrapper = ray.exceptions.UserCodeException
     while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):

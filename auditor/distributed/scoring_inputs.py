@@ -20,12 +20,13 @@ from auditor.influence import (
     Point,
     directions_to,
     evaluate,
-    gif_direction,
     nearest_checkpoints,
+    perturbed_parameters,
     random_projection,
     trak_tangent,
 )
 from auditor.methods import base
+from auditor.sam import Tensors
 from auditor.storage import RunFolder
 
 _CPU = torch.device("cpu")
@@ -110,39 +111,44 @@ def _evaluation(trained: TrainedRun) -> dict[str, Any]:
 
 def _gif(trained: TrainedRun) -> _Sums:
     """A direction for each checkpoint that is used, and W [rows, checkpoints]; for an ablation, W of fewer as well."""
-    manifest, reader = trained.manifest, trained.reader
-    chosen = _chosen(trained)
-    gradient = trained.validation_gradient()
-    directions = []
-    for step in chosen.tolist():
-        state = reader.state(step).to(trained.device)
-        # No step follows the final state; the batch before it gives its ε.
-        batches = trained.micro_batches(min(step, manifest.steps - 1))
-        directions.append(
-            gif_direction(
-                trained.network, trained.precise, state, batches, manifest.micro_batches, trained.perturbation, gradient
-            )
-        )
+    chosen = used_checkpoints(trained)
+    directions = gif_directions(trained, chosen, [trained.validation_gradient()])
     sizes = trained.step_sizes()
-    weights = {"gif": _exposures(trained, sizes, chosen)}
+    weights = {"gif": exposures(trained, sizes, chosen)}
     for count in _ABLATION if trained.config.score.ablation else ():
         if count <= len(chosen):
             fewer = _evenly(chosen, count)
             weights[f"gif@{count}"] = np.zeros_like(weights["gif"])
-            weights[f"gif@{count}"][:, np.searchsorted(chosen, fewer)] = _exposures(trained, sizes, fewer)
+            weights[f"gif@{count}"][:, np.searchsorted(chosen, fewer)] = exposures(trained, sizes, fewer)
     return directions, weights
+
+
+def gif_directions(
+    trained: TrainedRun, checkpoints: NDArray[np.integer], gradients: Sequence[Tensors]
+) -> list[Direction]:
+    """Directions of GIF: each gradient of f(θ_T) at θ_c + ε_c of each checkpoint, those of a checkpoint together."""
+    directions = []
+    for step in checkpoints.tolist():
+        state = trained.reader.state(step).to(trained.device)
+        # No step follows the final state; the batch before it gives its ε.
+        batches = trained.micro_batches(min(step, trained.manifest.steps - 1))
+        perturbed = perturbed_parameters(
+            trained.network, state, batches, trained.manifest.micro_batches, trained.perturbation
+        )
+        directions += Direction.all_along(trained.precise, perturbed, state.buffers, gradients)
+    return directions
 
 
 def _tracin(trained: TrainedRun) -> _Sums:
     """∇f at each checkpoint that is used, and W [rows, checkpoints] from the learning rate as it was."""
-    chosen = _chosen(trained)
+    chosen = used_checkpoints(trained)
     directions = []
     for step in chosen.tolist():
         point = trained.point(step)
         gradient = trained.validation_gradient(point)
         directions.append(Direction.along(trained.precise, point.parameters, point.buffers, gradient))
     sizes = trained.reader.learning_rates() / trained.manifest.batch_size
-    return directions, {"tracin": _exposures(trained, sizes, chosen)}
+    return directions, {"tracin": exposures(trained, sizes, chosen)}
 
 
 def _trak(trained: TrainedRun) -> _Sums:
@@ -185,14 +191,12 @@ def _side_by_side(sums: Sequence[_Sums]) -> dict[str, NDArray[np.float64]]:
     return wide
 
 
-def _chosen(trained: TrainedRun) -> NDArray[np.integer]:
+def used_checkpoints(trained: TrainedRun) -> NDArray[np.integer]:
     """The checkpoint steps that `score.checkpoints` leaves."""
     return _evenly(np.array(trained.manifest.checkpoints), trained.config.score.checkpoints)
 
 
-def _exposures(
-    trained: TrainedRun, sizes: NDArray[np.float64], checkpoints: NDArray[np.integer]
-) -> NDArray[np.float64]:
+def exposures(trained: TrainedRun, sizes: NDArray[np.float64], checkpoints: NDArray[np.integer]) -> NDArray[np.float64]:
     """W [rows, checkpoints]: step sizes summed over the steps that used a sample, each at its nearest checkpoint."""
     intervals = nearest_checkpoints(checkpoints, trained.manifest.steps)
     return trained.reader.exposures(sizes, intervals, len(checkpoints))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.distributed.partial_sweep import PartialSweep, PartialSweeps
-from auditor.distributed.retraining import Retraining, drift_from
+from auditor.distributed.retraining import DriftError, Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence.replay import Cotangent, step_pullback
 from auditor.sam import State
@@ -91,20 +91,16 @@ class _Backwards:
         self.passed: dict[float, torch.Tensor] = {}
 
     def go(self) -> Sweep | str:
-        replay = self.trained.config.replay
-        first_step = self._first_step(replay.horizon)
+        first_step = self._first_step(self.trained.config.replay.horizon)
         for segment, steps in self.trained.reader.recorded_steps(backwards=True, end=self.done.first_step):
             if segment.end_step <= first_step:
                 break
             state = self.trained.reader.state(segment.first_step).to(self.trained.device)
             end = self._sweep(state, steps, first_step)
-            recorded = self.trained.reader.state(segment.end_step).to(self.trained.device)
-            drift = drift_from(recorded, end)
-            if not drift <= replay.tolerance:
-                return (
-                    f"replay stopped at step {segment.end_step}: it differs from the recorded parameters by "
-                    f"{drift:.1e}, more than replay.tolerance {replay.tolerance:.1e}"
-                )
+            try:
+                drift = self.training.drift(segment.end_step, end)
+            except DriftError as error:
+                return f"replay {error}"
             self._close(segment, drift)
         done = self.done
         grown = float(global_norm(done.cotangent.parameters.values())) / done.began

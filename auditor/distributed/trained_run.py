@@ -9,12 +9,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from auditor import counters
 from auditor.config import Config
 from auditor.data import Dataset, Samples, SplitName, query_rows
 from auditor.distributed.loop import StepInputs, load_samples, new_model
-from auditor.influence import Point, PreciseStatistics, effective_steps, evaluate, query_gradient, with_running
+from auditor.influence import (
+    Point,
+    PreciseStatistics,
+    effective_steps,
+    evaluate,
+    query_gradient,
+    sample_logits,
+    with_running,
+)
 from auditor.sam import MicroBatch, Network, Tensors, make_perturbation
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
@@ -36,13 +45,13 @@ class Chunks:
     def __init__(
         self, samples: Samples, size: int, device: torch.device, rows: NDArray[np.integer] | None = None
     ) -> None:
-        self._samples, self._size, self._device = samples, size, device
+        self.samples, self._size, self._device = samples, size, device
         self._rows = np.arange(len(samples)) if rows is None else rows
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, len(self._rows), self._size):
             rows = self._rows[first : first + self._size]
-            yield self._samples.inputs(rows).to(self._device), self._samples.labels[rows].to(self._device)
+            yield self.samples.inputs(rows).to(self._device), self.samples.labels[rows].to(self._device)
 
 
 class TrainedRun:
@@ -71,6 +80,11 @@ class TrainedRun:
         return load_samples(self.config, self.run, self.dataset, "train")
 
     @cached_property
+    def validation(self) -> Samples:
+        """The validation rows."""
+        return load_samples(self.config, self.run, self.dataset, "validation")
+
+    @cached_property
     def precise(self) -> PreciseStatistics:
         """S(θ) over rows drawn by a counter; over none for running statistics."""
         evaluation = self.config.evaluation
@@ -81,10 +95,15 @@ class TrainedRun:
         parts = np.array_split(rows, -(-count // _STATISTICS_CHUNK))
         return PreciseStatistics(self.network, [self.train.inputs(part).to(self.device) for part in parts])
 
-    def chunks(self, split: SplitName) -> Chunks:
-        """A split in chunks of `evaluation.batch_size`."""
-        samples = load_samples(self.config, self.run, self.dataset, split)
-        return Chunks(samples, self.config.evaluation.batch_size, self.device)
+    def chunks(self, split: SplitName, rows: NDArray[np.integer] | None = None) -> Chunks:
+        """A split, or some rows of it, in chunks of `evaluation.batch_size`."""
+        if split == "train":
+            samples = self.train
+        elif split == "validation":
+            samples = self.validation
+        else:
+            samples = load_samples(self.config, self.run, self.dataset, split)
+        return Chunks(samples, self.config.evaluation.batch_size, self.device, rows)
 
     def point(self, step: int) -> Point:
         """The recorded state before a step, with its statistics."""
@@ -94,9 +113,18 @@ class TrainedRun:
     @cached_property
     def query(self) -> Chunks:
         """The validation rows over which f is the mean loss: those of `config.query`."""
-        samples = load_samples(self.config, self.run, self.dataset, "validation")
+        samples = self.validation
         rows = query_rows(self.config.query, self.dataset.class_names, samples.sample_ids, samples.labels.numpy())
-        return Chunks(samples, self.config.evaluation.batch_size, self.device, rows)
+        return self.chunks("validation", rows)
+
+    def validation_losses(self, point: Point) -> NDArray[np.float32]:
+        """The loss of every validation row at a point, [rows], in nats."""
+        losses = []
+        with torch.no_grad():
+            for inputs, labels in self.chunks("validation"):
+                logits = sample_logits(self.network, point, inputs)
+                losses.append(cross_entropy(logits, labels, reduction="none").float().cpu().numpy())
+        return np.concatenate(losses)
 
     def query_loss(self, point: Point) -> float:
         """F at a point, in nats."""

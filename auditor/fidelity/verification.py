@@ -19,6 +19,7 @@ from auditor.storage import RunFolder
 log = logging.getLogger("auditor")
 
 RETRAININGS = "verify/retrainings"
+LOSSES = "verify/losses"
 EFFECTS_FILE = "verify/effects.parquet"
 
 
@@ -48,6 +49,11 @@ def planned(config: Config, run: RunFolder) -> list[Removal]:
 def result_file(removal: Removal) -> str:
     """Where a retraining leaves its result: named by what was left out, so that it is never done twice."""
     return f"{RETRAININGS}/{removal.key}.json"
+
+
+def losses_file(removal: Removal) -> str:
+    """Where a retraining leaves the loss of every validation row, in the order of dataset/validation."""
+    return f"{LOSSES}/{removal.key}.parquet"
 
 
 def verified(run: RunFolder, removals: list[Removal]) -> Fidelity:

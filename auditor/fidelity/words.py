@@ -44,10 +44,12 @@ def sentences(found: Fidelity, method: str) -> list[str]:
     if found.harmful is not None:
         effect = found.harmful
         after = found.baseline_loss + effect.measured
+        expected = found.baseline_loss + effect.predicted
+        said = f"{expected:.3g} was predicted" if expected > 0 else "less than nothing was predicted, which cannot be"
         told.append(
             f"Checked by training again without the {effect.samples:,} samples that {effect.column} calls most "
             f"harmful: the loss {'fell' if effect.measured < 0 else 'rose'} from {found.baseline_loss:.3g} to "
-            f"{after:.3g}; {found.baseline_loss + effect.predicted:.3g} was predicted."
+            f"{after:.3g}; {said}."
         )
     ranked_by_auto = AUTO in found.chosen and base(found.chosen[AUTO]) == method
     judged = found.methods.get(AUTO if ranked_by_auto else method)

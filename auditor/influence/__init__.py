@@ -10,7 +10,7 @@ from auditor.influence.directional import (
     sample_logits,
 )
 from auditor.influence.effective_step import effective_steps, nearest_checkpoints
-from auditor.influence.gif import gif_direction
+from auditor.influence.gif import perturbed_parameters
 from auditor.influence.gif_step import step_derivatives
 from auditor.influence.query import Evaluated, evaluate, query_gradient
 from auditor.influence.statistics import PreciseStatistics, fold, with_running
@@ -28,8 +28,8 @@ __all__ = [
     "effective_steps",
     "evaluate",
     "fold",
-    "gif_direction",
     "nearest_checkpoints",
+    "perturbed_parameters",
     "query_gradient",
     "random_projection",
     "sample_logits",

@@ -59,6 +59,14 @@ class Direction:
         statistics, derivative = precise.pushforward(parameters, buffers, tangent)
         return cls(Point(parameters, buffers, statistics), tangent, derivative)
 
+    @classmethod
+    def all_along(
+        cls, precise: PreciseStatistics, parameters: Tensors, buffers: Tensors, tangents: Sequence[Tensors]
+    ) -> list[Direction]:
+        """Directions of several tangents at some parameters; they share their point, and so its forward pass."""
+        point = Point.at(precise, parameters, buffers)
+        return [cls(point, tangent, precise.pushforward(parameters, buffers, tangent)[1]) for tangent in tangents]
+
     def to(self, device: torch.device) -> Direction:
         """The same direction on a device."""
         return Direction(self.point.to(device), _to(self.parameters, device), _to(self.statistics, device))
@@ -154,11 +162,13 @@ def derivatives_at(network: Network, directions: Sequence[Direction], inputs: Te
 
 
 def directions_to(directions: Sequence[Direction], device: torch.device) -> tuple[Direction, ...]:
-    """The same directions on a device; those that shared a point still do."""
+    """The same directions on a device; those that shared a point or a tangent still do."""
     points = {id(direction.point): direction.point for direction in directions}
     moved = {key: point.to(device) for key, point in points.items()}
+    tangents = {id(direction.parameters): direction.parameters for direction in directions}
+    carried = {key: _to(tangent, device) for key, tangent in tangents.items()}
     return tuple(
-        Direction(moved[id(given.point)], _to(given.parameters, device), _to(given.statistics, device))
+        Direction(moved[id(given.point)], carried[id(given.parameters)], _to(given.statistics, device))
         for given in directions
     )
 

@@ -13,35 +13,29 @@ from collections.abc import Iterable
 
 import torch
 
-from auditor.influence.directional import Direction
-from auditor.influence.statistics import PreciseStatistics
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Perturbation, Tensors
 from auditor.sam.step import MicroBatch, State, micro_batch_pass
 
 
-def gif_direction(
+def perturbed_parameters(
     network: Network,
-    precise: PreciseStatistics,
     state: State,
     batches: Iterable[MicroBatch],
     total: int,
     perturbation: Perturbation,
-    gradient: Tensors,
-) -> Direction:
-    """The direction ∇f(θ_T) at a checkpoint's θ_c + ε_c.
+) -> Tensors:
+    """θ_c + ε_c at a checkpoint: where GIF takes the gradients of samples.
 
     Args:
         network: The model.
-        precise: S(θ).
         state: The checkpoint.
         batches: Micro-batches of the step recorded at the checkpoint; ε_c is the ascent of their mean gradient.
         total: How many they are.
         perturbation: The variant of SAM; GIF knows its ascent only.
-        gradient: ∇f(θ_T).
 
     Returns:
-        The direction whose per-sample derivatives GIF sums, weighted by W.
+        Parameters; the derivatives of a sample's loss there along ∇f(θ_T) are what GIF sums, weighted by W.
     """
     mean = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
     for batch in batches:
@@ -49,5 +43,4 @@ def gif_direction(
         for name, value in found.gradient.items():
             mean[name] += value / total
     epsilon = perturbation.ascent(state.parameters, mean)
-    perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
-    return Direction.along(precise, perturbed, state.buffers, gradient)
+    return {name: value + epsilon[name] for name, value in state.parameters.items()}

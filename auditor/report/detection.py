@@ -30,13 +30,13 @@ class Detection:
 
 
 def detect(ranking: Ranking) -> dict[str, Detection]:
-    """Judge every method over the samples whose truth is known.
+    """Judge every method, and the priority fused from them, over the samples whose truth is known.
 
     Args:
         ranking: The ranked table.
 
     Returns:
-        One entry a method; none when the truth is unknown, or when all labels are right or all wrong, which leaves
+        One entry each; none when the truth is unknown, or when all labels are right or all wrong, which leaves
         nothing to find.
     """
     if ranking.truth is None or ranking.wrong is None:
@@ -46,7 +46,7 @@ def detect(ranking: Ranking) -> dict[str, Detection]:
     if wrong.all() or not wrong.any():
         return {}
     sample_ids = ranking.table["sample_id"].filter(pa.array(known))
-    return {method: judge(ranking.harm(method)[known], wrong, sample_ids) for method in ranking.methods}
+    return {order: judge(ranking.harm(order)[known], wrong, sample_ids) for order in ranking.orders}
 
 
 def judge(harm: NDArray[np.float64], wrong: NDArray[np.bool_], sample_ids: pa.Array | pa.ChunkedArray) -> Detection:

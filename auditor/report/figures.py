@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SETTINGS: dict[Any, Any] = {
-    "text.parse_math": False,  # a class name may hold dollar signs
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -96,9 +94,6 @@ def draw_figures(
     rows = -(-len(ranking.methods) // plots.PANELS)
     size = (2.75 * max(-(-len(ranking.methods) // rows), 2), 0.4 + 2.6 * rows)
     pictures.append(_picture("scores", caption, size, partial(plots.scores, ranking=ranking)))
-    if ranking.flagged.any():
-        caption = "Flagged samples by given label, and what the model suggests instead."
-        pictures.append(_picture("flagged", caption, (11.0, 4.4), partial(plots.flagged, ranking=ranking)))
     if detection:
         caption = "How many of the wrong labels are found when each method's ranking is read from the top."
         pictures.append(_picture("detection", caption, (6.6, 4.0), partial(plots.detection, detection=detection)))
@@ -110,9 +105,7 @@ def _picture(name: str, caption: str, size: tuple[float, float], draw: Callable[
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
-        # Class names in scripts the font lacks are drawn as boxes; that is no reason to write to the terminal.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=size, facecolor=PAGE, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)

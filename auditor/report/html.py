@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from auditor.config import Config
-from auditor.fidelity.words import shown
+from auditor.report.classes import Classes
 from auditor.report.figures import Picture
-from auditor.report.gallery import Card
+from auditor.report.gallery import Gallery
+from auditor.report.pages import inline, templates
+from auditor.report.payload import payload
 from auditor.report.provenance import run_name, settings, versions
 from auditor.report.summary import Summary, caveat, verdict
 from auditor.storage import RunFolder
@@ -31,43 +33,40 @@ _HEADLINES = (
 
 _QUARANTINE_LINES = 50
 
+STATIC_CARDS = 24
+"""Samples that stand in the page itself, for readers without JavaScript."""
 
-def render(config: Config, run: RunFolder, summary: Summary, cards: Sequence[Card], pictures: Sequence[Picture]) -> str:
-    """Render report.html; everything from the data is escaped, and no script runs.
+
+def render(
+    config: Config, run: RunFolder, summary: Summary, gallery: Gallery, classes: Classes, pictures: Sequence[Picture]
+) -> str:
+    """Render report.html; everything from the data is escaped, and no script but the page's own may run.
 
     Args:
         config: The audit.
         run: Its folder, with dataset.json.
         summary: The findings.
-        cards: The gallery, most harmful first.
+        gallery: The samples.
+        classes: The findings by class.
         pictures: The figures.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("auditor.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "count": lambda value: f"{value:,}",
-        "percent": percent,
-        "statistic": shown,
-    }
+    environment = templates()
     described = run.read_json("dataset.json")
     quarantine = described.get("quarantine") or {"counts": {}, "rows": []}
     plain = settings(config)
     return environment.get_template("report.html.j2").render(
         name=run_name(config),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=inline("report.css"),
+        script=inline("report.js"),
         summary=summary,
         verdict=verdict(summary),
         caveat=caveat(summary),
         fidelity=summary.fidelity,
-        cards=cards,
+        cards=gallery.cards,
+        static=gallery.cards[:STATIC_CARDS],
+        data=payload(gallery),
+        classes=classes,
         pictures=[(picture, base64.b64encode(picture.png).decode()) for picture in pictures],
         splits=described.get("splits", {}),
         headlines={key: plain[key] for key in _HEADLINES},
@@ -78,13 +77,3 @@ def render(config: Config, run: RunFolder, summary: Summary, cards: Sequence[Car
         quarantine_hidden=max(len(quarantine["rows"]) - _QUARANTINE_LINES, 0),
         warnings=described.get("warnings", []),
     )
-
-
-def number(value: float | None) -> str:
-    """Three significant digits with a real minus sign; a dash for nothing."""
-    return "–" if value is None else f"{value:.3g}".replace("-", "−")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent; a dash for nothing."""
-    return "–" if value is None else f"{value:.{digits}%}"

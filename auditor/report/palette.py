@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from auditor.methods import METHODS, base
+from auditor.report.priority import PRIORITY
 
 PAGE = "#ffffff"
 INK = "#1d2433"
@@ -20,6 +21,8 @@ _OTHERS = ("#8a6d00", "#3d7d2c", "#0b7fab", "#b0503c", "#5b6abf", "#96507f", "#4
 
 
 def colour(column: str) -> str:
-    """One colour a method, the same in every figure; a method's variants share it."""
+    """One colour a method, the same in every figure; a method's variants share it, and the priority is ink."""
+    if column == PRIORITY:
+        return INK
     method = base(column)
     return _METHODS.get(method) or _OTHERS[list(METHODS).index(method) % len(_OTHERS)]

@@ -6,20 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from auditor.methods import METHODS, base
 from auditor.report.curves import TrainingCurves
 from auditor.report.detection import Detection
-from auditor.report.palette import BLUE, FAINT, INK, ORANGE, PAGE, PURPLE, RED, TEAL, colour
+from auditor.report.palette import BLUE, FAINT, ORANGE, PURPLE, RED, TEAL, colour
 from auditor.report.ranking import Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_SHOWN_CLASSES = 20
-"""Beyond this many classes, only the most affected ones are named."""
 
 
 def training(figure: Figure, curves: TrainingCurves) -> None:
@@ -138,75 +134,3 @@ def retrainings(figure: Figure, effects: pa.Table, column: str) -> None:
         axes.set_ylabel("measured by retraining")
         axes.locator_params(nbins=5)
         axes.legend(loc="upper left")
-
-
-def flagged(figure: Figure, ranking: Ranking) -> None:
-    """Counts by given label; beside them given against suggested label, or its most frequent pairs."""
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
-    chosen, classes = ranking.flagged, len(ranking.class_names)
-    few = classes <= _SHOWN_CLASSES
-    counts = np.bincount(ranking.given[chosen], minlength=classes)
-    total = np.bincount(ranking.given, minlength=classes)
-    shown = np.arange(classes) if few else _largest(counts)
-    _bars(left, [_short(ranking.class_names[index]) for index in shown], counts[shown], BLUE)
-    for place, index in enumerate(shown):
-        left.text(counts[index], place, f" {counts[index]:,} of {total[index]:,}", va="center", fontsize=8, color=FAINT)
-    left.set_xlim(0, 1.3 * counts.max())
-    left.set_title("Flagged, by given label" if few else "Flagged, by given label (most frequent)")
-    if few:
-        _matrix(
-            right, ranking.given[chosen], ranking.suggested[chosen], [_short(name, 14) for name in ranking.class_names]
-        )
-    else:
-        _pairs(right, ranking)
-
-
-def _matrix(axes: Axes, given: NDArray[np.int32], suggested: NDArray[np.int32], names: list[str]) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    counts = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(counts, (given, suggested), 1)
-    axes.imshow(counts, cmap=LinearSegmentedColormap.from_list("blues", [PAGE, BLUE]), vmin=0, aspect="auto")
-    narrow = max(map(len, names)) <= 3
-    axes.set_xticks(range(len(names)), names, rotation=0 if narrow else 40, ha="center" if narrow else "right")
-    axes.set_yticks(range(len(names)), names)
-    axes.grid(False)
-    axes.set_xlabel("suggested label")
-    axes.set_ylabel("given label")
-    axes.set_title("Flagged: given against suggested label")
-    for row, column in np.argwhere(counts > 0):
-        color = PAGE if counts[row, column] > 0.6 * counts.max() else INK
-        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
-
-
-def _pairs(axes: Axes, ranking: Ranking) -> None:
-    names = ranking.class_names
-    moved = ranking.flagged & (ranking.given != ranking.suggested)
-    codes = ranking.given[moved].astype(np.int64) * len(names) + ranking.suggested[moved]
-    pairs, counts = np.unique(codes, return_counts=True)
-    top = _largest(counts)
-    labels = [f"{_short(names[code // len(names)])} → {_short(names[code % len(names)])}" for code in pairs[top]]
-    axes.set_title("Flagged, given → suggested (most frequent)")
-    if labels:
-        _bars(axes, labels, counts[top], PURPLE)
-    else:
-        axes.set_axis_off()
-
-
-def _bars(axes: Axes, names: list[str], lengths: NDArray[np.int64], color: str) -> None:
-    places = np.arange(len(names))
-    axes.barh(places, lengths, color=color, height=0.7)
-    axes.set_yticks(places, names)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.locator_params(axis="x", integer=True, nbins=5)
-
-
-def _largest(counts: NDArray[np.int64]) -> NDArray[np.intp]:
-    order = np.argsort(-counts, kind="stable")[:_SHOWN_CLASSES]
-    return order[counts[order] > 0]
-
-
-def _short(name: str, length: int = 20) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -15,6 +15,7 @@ from auditor.fidelity import Fidelity
 from auditor.fidelity.choice import standing_columns
 from auditor.fidelity.removals import share_count
 from auditor.methods import AUTO, base, harm, in_order
+from auditor.report.priority import PRIORITY, disagreement, priority
 from auditor.storage import RunFolder
 
 OWN_COLUMNS = (
@@ -24,6 +25,7 @@ OWN_COLUMNS = (
     "suggested_label",
     "suggested_probability",
     "harm",
+    PRIORITY,
     "flagged",
     "true_label",
 )
@@ -34,7 +36,7 @@ class Ranking:
     """The ranked table and what figures and gallery need beside it; entry i of every array is rank i + 1."""
 
     table: pa.Table
-    """rank, sample_id, label, suggested_label, suggested_probability, harm, flagged, scores, true_label, carried."""
+    """OWN_COLUMNS with the scores before true_label, then the carried columns."""
     rows: NDArray[np.int32]
     """Row of the sample in dataset/train."""
     given: NDArray[np.int32]
@@ -63,9 +65,15 @@ class Ranking:
         """Which labels are known to be wrong; None when the audit has no truth."""
         return None if self.truth is None else (self.truth >= 0) & (self.truth != self.given)
 
-    def harm(self, method: str) -> NDArray[np.float64]:
-        """Harm by one method, in the order of the table."""
-        return harm(method, np.asarray(self.table[method], dtype=np.float64))
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """All that samples can be ordered by: the methods, and their fusion into one priority."""
+        return (*self.methods, PRIORITY)
+
+    def harm(self, order: str) -> NDArray[np.float64]:
+        """Harm by one method, or the priority, in the order of the table."""
+        values = np.asarray(self.table[order], dtype=np.float64)
+        return values if order == PRIORITY else harm(order, values)
 
 
 def harm_order(values: NDArray[np.float64], sample_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
@@ -113,6 +121,8 @@ def rank_samples(config: Config, run: RunFolder) -> Ranking:
     given, suggested = _class_indices(train["label"]), _class_indices(scores["suggested_label"])
     truth = _class_indices(train["true_label"]) if described["true_labels"] else None
     count = len(train)
+    by_method = {method: np.asarray(scores[column], dtype=np.float64) for method, column in standing.items()}
+    disagreeing = disagreement(given, suggested, np.asarray(scores["suggested_probability"]))
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "rank": pa.array(np.arange(1, count + 1, dtype=np.int32)),
         "sample_id": train["sample_id"],
@@ -120,6 +130,7 @@ def rank_samples(config: Config, run: RunFolder) -> Ranking:
         "suggested_label": _named(suggested, names),
         "suggested_probability": scores["suggested_probability"],
         "harm": pa.array(values),
+        PRIORITY: pa.array(priority(rank_by, by_method, disagreeing)),
         "flagged": pa.array((np.arange(count) < share_count(config.report.flagged, count)) & (values > 0)),
         **{method: scores[column] for method, column in standing.items()},
     }

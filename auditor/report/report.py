@@ -11,6 +11,7 @@ import pyarrow as pa
 from auditor.config import Config
 from auditor.fidelity.verification import read_effects
 from auditor.report.changes import Changes
+from auditor.report.classes import by_class
 from auditor.report.curves import training_curves
 from auditor.report.detection import detect
 from auditor.report.figures import draw_figures
@@ -45,7 +46,7 @@ def report(
     ranking = rank_samples(config, run)
     detection = detect(ranking)
     pictures = draw_figures(ranking, detection, training_curves(run), read_effects(run))
-    cards = gallery(ranking, run, config.report.gallery)
+    samples = gallery(ranking, run, config.report.gallery)
     summary = summarise(ranking, detection, run)
     if changes_since is not None:
         summary = dataclasses.replace(summary, changes=changes_since(config, ranking.table))
@@ -56,7 +57,8 @@ def report(
     for picture in pictures:
         run.write_bytes(f"{_ASIDE}/figures/{picture.name}.png", picture.png)
     summary = dataclasses.replace(summary, seconds={**summary.seconds, "report": time.perf_counter() - started})
-    run.write_bytes(f"{_ASIDE}/report.html", render(config, run, summary, cards, pictures).encode())
+    page = render(config, run, summary, samples, by_class(ranking), pictures)
+    run.write_bytes(f"{_ASIDE}/report.html", page.encode())
     run.write_json(f"{_ASIDE}/summary.json", summary.to_json())
     run.replace(_ASIDE, "report")
     return summary

@@ -14,8 +14,11 @@ from PIL import Image
 
 from auditor.storage import resolve
 
-SIZE = 192
+SIZE = 160
 """Longest side of a thumbnail in pixels."""
+
+_EXACT = 48
+"""Longest side up to which an image keeps every pixel; beyond, a JPEG takes a quarter of the bytes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def _shrink(contents: bytes) -> Thumbnail:
         small = _plain(opened)
     small.thumbnail((SIZE, SIZE))
     buffer = io.BytesIO()
-    kind = "PNG" if max(width, height) <= SIZE // 2 else "JPEG"
+    kind = "PNG" if max(width, height) <= _EXACT else "JPEG"
     small.save(buffer, kind, quality=85, optimize=True)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return Thumbnail(f"data:image/{kind.lower()};base64,{encoded}", width, height)
@@ -91,27 +94,24 @@ def _read(path: bytes | str | None) -> bytes | None:
         return bytes(stream.read())
 
 
-def sparkline(values: NDArray[np.floating], bars: int = 64) -> list[tuple[float, float, float, float]]:
-    """Feature values as bars around zero, in a box 100 wide and 40 high.
+def sparkline(values: NDArray[np.floating], bars: int = 64) -> str:
+    """Feature values as bars around zero: an SVG path in a box 100 wide and 40 high.
 
     Args:
         values: [features]; more than `bars` are averaged in neighbouring groups.
         bars: Most bars to draw.
 
-    Returns:
-        x, y, width and height of each bar.
+    >>> sparkline(np.array([2.0, -2.0]))
+    'M0 0h40v20h-40zM50 20h40v20h-40z'
     """
     groups = np.array_split(np.asarray(values, dtype=np.float64), min(bars, len(values)))
     means = np.nan_to_num(np.array([group.mean() for group in groups]))
     low, high = min(means.min(), 0.0), max(means.max(), 0.0)
     scale = 40 / (high - low) if high > low else 0.0
     step = 100 / len(means)
-    return [
-        (
-            round(index * step, 2),
-            round((high - max(mean, 0.0)) * scale, 2),
-            round(0.8 * step, 2),
-            round(max(abs(mean) * scale, 0.5), 2),
-        )
-        for index, mean in enumerate(means)
-    ]
+
+    def bar(index: int, mean: float) -> str:
+        top, width, height = (high - max(mean, 0.0)) * scale, 0.8 * step, max(abs(mean) * scale, 0.5)
+        return f"M{index * step:.4g} {top:.4g}h{width:.4g}v{height:.4g}h-{width:.4g}z"
+
+    return "".join(bar(index, float(mean)) for index, mean in enumerate(means))

@@ -174,16 +174,25 @@ class Tracking:
         metrics = tracking_store.flat_metrics(summary.to_json())
         changed = {name: value for name, value in metrics.items() if known.get(name) != value}
         self._log_metrics([Metric(name, value, now, steps) for name, value in changed.items()])
-        if self._folder.local is not None:
-            tracking_store.log_folder(self._client, self.run_id, str(self._folder.local / "report"))
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                fs.copy_files(self._folder.full("report"), folder, self._folder.filesystem, fs.LocalFileSystem())
-                tracking_store.log_folder(self._client, self.run_id, folder)
+        self._log_folder("report")
         if self._folder.exists("config.yaml"):
             self._client.log_text(self.run_id, mask(self._folder.read_bytes("config.yaml").decode()), "config.yaml")
         self._summary = summary
         self._write_note()
+
+    def log_explanations(self, agreement: float | None) -> None:
+        """Log the page and the tables of explained validation images, and how well they agree with retrainings."""
+        self._log_folder("explain", below="explain")
+        if agreement is not None:
+            self._client.log_metric(self.run_id, "explain.lds", agreement)
+
+    def _log_folder(self, name: str, below: str | None = None) -> None:
+        if self._folder.local is not None:
+            tracking_store.log_folder(self._client, self.run_id, str(self._folder.local / name), below)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            fs.copy_files(self._folder.full(name), folder, self._folder.filesystem, fs.LocalFileSystem())
+            tracking_store.log_folder(self._client, self.run_id, folder, below)
 
     def _write_note(self) -> None:
         if self._summary is None:

@@ -85,6 +85,20 @@ class Score(Section):
         return self
 
 
+class Explain(Section):
+    """Why the model gets single validation images wrong: the training samples that moved their loss most."""
+
+    images: PositiveInt = 12
+    """Validation rows to explain: misclassified ones, those of the highest loss first."""
+    samples: PositiveInt = 6
+    """Training samples to name for each, of those that helped most and of those that harmed most."""
+    method: Literal["ekfac", "gif"] = "ekfac"
+    """`ekfac`: the curvature at the end of training, one pass over the training rows for all images together; `gif`:
+    a pass for each checkpoint."""
+    damping: Annotated[float, Field(gt=0)] = 0.01
+    """Of `ekfac`, beside the weight decay."""
+
+
 class Verify(Section):
     """Real retrainings without chosen samples, which show how far the scores can be trusted."""
 

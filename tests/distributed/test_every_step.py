@@ -106,7 +106,7 @@ def test_a_ledger_that_does_not_lead_to_its_checkpoints_is_refused(tmp_path):
         value.add_(0.01)
     run.remove("trajectory/checkpoints/step-00000004")
     save_checkpoint(run, 4, tampered)
-    assert "gif_step stopped at step 4: training again differs" in gif_at_every_step(audit, run, CPU)
+    assert "gif_step stopped at step 4: training run again differs" in gif_at_every_step(audit, run, CPU)
 
 
 def test_labels_changed_by_hand_are_worse_than_the_others_under_every_baseline(tmp_path):

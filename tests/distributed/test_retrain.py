@@ -111,7 +111,7 @@ def test_a_killed_retrainer_costs_its_retraining_and_what_is_done_is_kept(audit,
 
 def test_a_retraining_is_judged_by_the_query(audit, run):
     asked = audit.model_copy(update={"query": Query(class_name="7")})
-    _, found = Retrainer(asked.model_dump(mode="json"), run.uri).without(Removal("none", ()))
+    _, found, losses = Retrainer(asked.model_dump(mode="json"), run.uri).without(Removal("none", ()))
     trained = TrainedRun(asked, run, CPU)
     of_class = [
         (inputs[labels == 7], labels[labels == 7])
@@ -120,6 +120,9 @@ def test_a_retraining_is_judged_by_the_query(audit, run):
     ]
     expected = evaluate(trained.network, trained.point(trained.manifest.steps), of_class).loss
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    # Other questions can be asked of the same retraining later.
+    assert losses[trained.validation.labels.numpy() == 7].mean() == pytest.approx(expected, rel=1e-5)
+    assert len(losses) == 60
     assert expected != pytest.approx(evaluate(trained.network, trained.point(0), trained.chunks("validation")).loss)
 
 

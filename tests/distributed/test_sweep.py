@@ -134,7 +134,7 @@ def test_a_ledger_that_does_not_lead_to_its_checkpoints_is_refused(tmp_path):
         value.add_(0.01)
     run.remove("trajectory/checkpoints/step-00000009")
     save_checkpoint(run, 9, tampered)
-    assert "replay stopped at step 9: it differs" in sweep(audit, run, CPU)
+    assert "replay stopped at step 9: training run again differs" in sweep(audit, run, CPU)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from auditor import Manifest
 from auditor.config import parse_config
 from auditor.data import prepare
+from auditor.distributed.explain import IMAGES_SCHEMA, INFLUENCE_SCHEMA
 from auditor.distributed.hif_files import Hif
 from auditor.distributed.implicit import Solved
 from auditor.methods import METHODS, base
@@ -56,6 +57,11 @@ def test_ledger_and_signals_have_the_recorders_columns():
 
 def test_verdicts_have_their_columns():
     assert described("review/verdicts.parquet") == actual(VERDICT_SCHEMA)
+
+
+def test_explanations_have_their_columns():
+    assert described("explain/images.parquet") == actual(IMAGES_SCHEMA)
+    assert described("explain/influence.parquet") == actual(INFLUENCE_SCHEMA)
 
 
 def test_manifest_has_the_manifests_fields():

@@ -129,12 +129,19 @@ def test_every_column_is_judged_on_everything():
 
 
 def test_words_say_what_was_predicted_and_what_happened():
-    first, second = sentences(judged(replay=TRUE / 2), "replay")
-    worst = np.sort(TRUE)[:12].sum()
+    small = TRUE / 100
+    found = judge({"replay": small / 2}, REMOVALS, retrained(small), 0.5, "replay")
+    first, second = sentences(found, "replay")
+    worst = np.sort(small)[:12].sum()
     assert f"fell from 0.5 to {0.5 + worst:.3g}; {0.5 + worst / 2:.3g} was predicted" in first
     assert "by 24 real retrainings" in second
     assert "correlate 1.00 (95% interval 1.00 to 1.00), measured sizes being 2.00 times the predicted" in second
     assert "leaving out random 5% of the samples" in second
+
+
+def test_a_prediction_below_zero_is_called_impossible():
+    first, _ = sentences(judged(replay=TRUE), "replay")
+    assert first.endswith("; less than nothing was predicted, which cannot be.")
 
 
 def test_the_plain_column_stands_for_a_method_until_retrainings_chose():

@@ -6,12 +6,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from auditor.influence import (
+    Direction,
     Point,
     PreciseStatistics,
     derivatives_along,
     effective_steps,
     evaluate,
-    gif_direction,
+    perturbed_parameters,
     query_gradient,
     sample_logits,
 )
@@ -55,6 +56,10 @@ class Training:
     def loss(self, state):
         return evaluate(self.net, Point.at(self.precise, state.parameters, state.buffers), [self.query]).loss
 
+    def direction(self, step, state, gradient):
+        perturbed = perturbed_parameters(self.net, state, [self.batch(step)], 1, self.perturbation)
+        return Direction.along(self.precise, perturbed, state.buffers, gradient)
+
     def gif(self):
         """One checkpoint a step."""
         states = self.run()
@@ -63,9 +68,7 @@ class Training:
         steps = effective_steps(np.full(len(self.batches), self.settings.learning_rate), 0.9, 1e-3)
         directions, exposures = [], torch.zeros(ROWS, len(self.batches), dtype=F64)
         for step, state in enumerate(states[:-1]):
-            directions.append(
-                gif_direction(self.net, self.precise, state, [self.batch(step)], 1, self.perturbation, gradient)
-            )
+            directions.append(self.direction(step, state, gradient))
             exposures[self.batches[step], step] = steps[step] / BATCH
         scores = (exposures * derivatives_along(self.net, directions, self.inputs, self.labels)).sum(1)
         return scores, states, gradient, steps
@@ -125,10 +128,7 @@ def test_samples_that_no_step_used_have_no_influence():
 def test_one_batch_or_many_give_the_same_scores():
     training = Training("batch", rate=0.1, rho=0.1, steps=3)
     scores, states, gradient, steps = training.gif()
-    directions = [
-        gif_direction(training.net, training.precise, state, [training.batch(step)], 1, training.perturbation, gradient)
-        for step, state in enumerate(states[:-1])
-    ]
+    directions = [training.direction(step, state, gradient) for step, state in enumerate(states[:-1])]
     exposures = torch.zeros(ROWS, 3, dtype=F64)
     for step in range(3):
         exposures[training.batches[step], step] = steps[step] / BATCH

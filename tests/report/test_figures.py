@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from auditor.fidelity.verification import read_effects
+from auditor.report import plots
 from auditor.report.curves import training_curves
 from auditor.report.detection import detect
 from auditor.report.figures import draw_figures
-from auditor.report.plots import retrainings
 from auditor.report.ranking import rank_samples
 from auditor.storage import RunFolder
 from tests.report.builders import Audit, write_verification
@@ -29,28 +29,26 @@ def test_figures_are_images_with_something_on_them_and_leave_no_global_state(tmp
     before = dict(mpl.rcParams)
     pictures = _pictures(tmp_path)
     assert dict(mpl.rcParams) == before
-    assert list(pictures) == ["training", "scores", "flagged", "detection"]
+    assert list(pictures) == ["training", "scores", "detection"]
     for picture in pictures.values():
         image = np.asarray(Image.open(io.BytesIO(picture.png)).convert("L"))
         assert image.shape[1] >= picture.width
         assert 0.02 < np.mean(image < 250) < 0.7
 
 
-def test_no_detection_without_truth_and_no_flagged_figure_without_flagged(tmp_path):
-    audit = Audit(truth=False)
-    audit.scores["gif"] = abs(audit.scores["gif"])
-    config, run = audit.write(tmp_path)
-    ranking = rank_samples(config, run)
-    assert [picture.name for picture in draw_figures(ranking, {}, training_curves(run))] == ["training", "scores"]
+def test_no_detection_without_truth(tmp_path):
+    assert list(_pictures(tmp_path, truth=False)) == ["training", "scores"]
 
 
-@pytest.mark.parametrize("classes", [2, 1000])
-def test_any_number_of_classes_with_any_names_draws_without_a_warning(tmp_path, classes):
-    names = [f"$\\frac{index} <b>_^ 猫 {'long ' * 20}{index}" for index in range(classes)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pictures = _pictures(tmp_path, rows=300, class_names=names, methods=("gif",), truth=False)
-    assert list(pictures) == ["training", "scores", "flagged"]
+def test_the_priority_is_drawn_beside_the_methods_it_joins_in_a_colour_of_its_own(tmp_path):
+    from matplotlib.figure import Figure
+
+    ranking = rank_samples(*Audit().write(tmp_path))
+    figure = Figure()
+    plots.detection(figure, detect(ranking))
+    lines = {str(line.get_label()).split("  ")[0]: line.get_color() for line in figure.axes[0].lines}
+    assert set(lines) == {*ranking.methods, "priority", "random order"}
+    assert len(set(lines.values())) == len(lines)
 
 
 def test_equal_scores_draw(tmp_path):
@@ -58,7 +56,7 @@ def test_equal_scores_draw(tmp_path):
     audit.scores |= {"gif": np.full(40, -1e-9), "loss": np.zeros(40)}
     config, run = audit.write(tmp_path)
     ranking = rank_samples(config, run)
-    assert len(draw_figures(ranking, detect(ranking), training_curves(run))) == 4
+    assert len(draw_figures(ranking, detect(ranking), training_curves(run))) == 3
 
 
 def _retrainings(path, effect=None, **wanted):
@@ -74,7 +72,7 @@ def test_retrainings_come_first_and_are_drawn_for_every_kind_of_removal(tmp_path
     _, (first, *others) = _retrainings(tmp_path, drop_rates=(0.05, 0.1, 0.2))
     assert first.name == "retrainings"
     assert "real retraining" in first.caption
-    assert [picture.name for picture in others] == ["training", "scores", "flagged"]
+    assert [picture.name for picture in others] == ["training", "scores"]
     image = np.asarray(Image.open(io.BytesIO(first.png)).convert("L"))
     assert image.shape[1] >= first.width
     assert 0.02 < np.mean(image < 250) < 0.7
@@ -87,7 +85,7 @@ def test_points_are_predicted_and_measured_effects_of_the_column_that_stands_for
     column = ranking.standing["gif"]
     assert column == "gif@3"
     figure, effects = Figure(), read_effects(RunFolder(tmp_path))
-    retrainings(figure, effects, column)
+    plots.retrainings(figure, effects, column)
     ones, subsets = figure.axes
     assert (ones.get_title(), subsets.get_title()) == ("leaving out one sample", "leaving out a random 5%")
     for axes, kind, count in ((ones, "one", 16), (subsets, "subset", 8)):
@@ -106,7 +104,7 @@ def test_only_kinds_of_removal_that_were_tried_have_a_panel(tmp_path, ones, subs
         from matplotlib.figure import Figure
 
         figure = Figure()
-        retrainings(figure, read_effects(RunFolder(tmp_path)), "gif")
+        plots.retrainings(figure, read_effects(RunFolder(tmp_path)), "gif")
         assert len(figure.axes) == panels
 
 

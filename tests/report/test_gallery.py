@@ -9,6 +9,7 @@ import pytest
 
 from auditor.report.gallery import gallery
 from auditor.report.ranking import rank_samples
+from auditor.storage import RunFolder
 from tests.report.builders import Audit, digit_like, png
 
 
@@ -16,28 +17,71 @@ def _cards(path, count=8, **settings):
     audit = Audit(**settings)
     config, run = audit.write(path)
     ranking = rank_samples(config, run)
-    return audit, ranking, gallery(ranking, run, count)
+    return audit, ranking, gallery(ranking, run, count).cards
+
+
+def _first(ranking, count):
+    """Places in the ranking of the samples that come first by harm or by priority."""
+    places = np.argsort(-np.asarray(ranking.table["priority"]), kind="stable")
+    first = {place for rank in range(len(places)) for place in (rank, int(places[rank]))}
+    order = sorted(first, key=lambda place: (min(place, int(np.flatnonzero(places == place)[0])), place))
+    return sorted(order[:count])
 
 
 def test_each_card_shows_its_own_image_and_facts(tmp_path):
     pictures = [png(np.full((row + 1, 3), 255, dtype=np.uint8)) for row in range(40)]
     audit, ranking, cards = _cards(tmp_path, images=pictures)
-    assert [card.thumbnail.height for card in cards] == (ranking.rows[:8] + 1).tolist()
+    assert [card.thumbnail.height for card in cards] == (ranking.rows[[card.rank - 1 for card in cards]] + 1).tolist()
     row = ranking.rows[0]
     first = cards[0]
     assert (first.rank, first.sample_id) == (1, audit.sample_ids[row])
     assert first.label == audit.class_names[audit.label[row]]
     assert first.true_label == audit.class_names[audit.true[row]]
     assert first.agrees == (audit.label[row] == audit.scores["suggested_label"][row])
-    assert dict(first.scores) == pytest.approx({name: audit.scores[name][row] for name in ("loss", "margin", "aum")})
+    assert first.scores == pytest.approx([audit.scores[name][row] for name in ranking.methods])
+    assert first.priority == ranking.table["priority"][0].as_py()
+
+
+def test_it_holds_what_comes_first_by_harm_or_by_priority_in_the_order_of_harm(tmp_path):
+    _, ranking, cards = _cards(tmp_path, count=10)
+    assert [card.rank - 1 for card in cards] == _first(ranking, 10)
+    top = ranking.table["sample_id"][int(np.argmax(np.asarray(ranking.table["priority"])))].as_py()
+    assert top in {card.sample_id for card in cards}
+    assert cards[0].rank == 1
+
+
+def test_a_card_has_its_rank_among_all_samples_by_every_method_and_by_priority(tmp_path):
+    audit, ranking, cards = _cards(tmp_path)
+    orders = {"gif": audit.scores["gif"], "loss": -audit.scores["loss"], "margin": audit.scores["margin"]}
+    for card in cards:
+        row = ranking.rows[card.rank - 1]
+        for place, method in enumerate(("gif", "loss", "margin")):
+            assert card.ranks[place] == 1 + (orders[method] < orders[method][row]).sum()
+        values = np.asarray(ranking.table["priority"])
+        assert (values > card.priority).sum() < card.ranks[-1] <= (values >= card.priority).sum()
+    assert gallery(ranking, RunFolder(tmp_path), 1).orders == ("gif", "loss", "margin", "aum", "priority")
+
+
+def test_the_last_verdict_on_a_sample_is_shown_and_open_where_there_is_none(tmp_path):
+    _, ranking, cards = _cards(tmp_path)
+    assert {card.verdict for card in cards} == {"open"}
+    one, two = cards[0].sample_id, cards[1].sample_id
+    verdicts = {"sample_id": [one, two, one, "stranger"], "verdict": ["unsure", "keep", "remove", "keep"]}
+    run = RunFolder(tmp_path)
+    run.write_table("review/verdicts.parquet", pa.table(verdicts))
+    shown = [card.verdict for card in gallery(ranking, run, 8).cards]
+    assert shown == ["remove", "keep", *["open"] * 6]
 
 
 def test_only_row_groups_with_shown_rows_are_read(tmp_path):
     audit = Audit(rows=3000, images=[png(digit_like(0, 0))] * 3000)
     config, run = audit.write(tmp_path)
     ranking = rank_samples(config, run)
-    healthy = replace(ranking, rows=np.array([5, 2100, 2101, 2999], dtype=np.int32))
-    broken = replace(ranking, rows=np.array([5, 700], dtype=np.int32))
+
+    def of(*rows):
+        return replace(ranking, rows=np.array(rows, dtype=np.int32), table=ranking.table.slice(0, len(rows)))
+
+    healthy, broken = of(5, 2100, 2101, 2999), of(5, 700)
     # Pages of the groups that hold none of these rows are broken: reading them would fail.
     table = audit.training_table()
     run.remove("dataset/train")
@@ -51,7 +95,7 @@ def test_only_row_groups_with_shown_rows_are_read(tmp_path):
             start = column.dictionary_page_offset or column.data_page_offset
             contents[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(contents)
-    assert len(gallery(healthy, run, 4)) == 4
+    assert len(gallery(healthy, run, 4).cards) == 4
     with pytest.raises(OSError, match="page header"):
         gallery(broken, run, 2)
 
@@ -65,7 +109,7 @@ def test_features_are_shown_as_bars_and_first_values(tmp_path):
     _, ranking, cards = _cards(tmp_path, features=features)
     assert cards[0].thumbnail is None
     assert cards[0].features == 20
-    assert len(cards[0].bars) == 20
+    assert cards[0].bars.count("z") == 20
     np.testing.assert_allclose(cards[0].values, features[ranking.rows[0], :8])
 
 

@@ -55,8 +55,8 @@ def test_the_table_holds_each_sample_once_the_most_harmful_first(written):
     ranking = rank_samples(config, run)
     table = ranking.table
     assert table.column_names == [
-        *("rank", "sample_id", "label", "suggested_label", "suggested_probability", "harm", "flagged"),
-        *("gif", "loss", "margin", "aum", "true_label"),
+        *("rank", "sample_id", "label", "suggested_label", "suggested_probability", "harm", "priority"),
+        *("flagged", "gif", "loss", "margin", "aum", "true_label"),
     ]
     assert table["rank"].to_pylist() == list(range(1, audit.rows + 1))
     assert sorted(table["sample_id"].to_pylist()) == sorted(audit.sample_ids)

@@ -23,7 +23,7 @@ def test_it_writes_every_contract_file(tmp_path):
     config, run = Audit(carried={"boxes": pa.array([[1, 2]] * 40)}).write(tmp_path)
     summary = report(config, run)
     assert run.names("report") == ["figures", "ranked.csv", "ranked.parquet", "report.html", "summary.json"]
-    assert run.names("report/figures") == ["detection.png", "flagged.png", "scores.png", "training.png"]
+    assert run.names("report/figures") == ["detection.png", "scores.png", "training.png"]
     value = run.read_json("report/summary.json")
     assert value["flagged"] == summary.flagged
     assert value["seconds"]["report"] > 0

@@ -32,7 +32,7 @@ def test_json_has_exactly_the_documented_fields(tmp_path):
     assert value["flagged"] == int(ranking.flagged.sum())
     assert value["test_accuracy"] == 0.9375
     assert value["seconds"] == {"prepare": 1.5, "train": 20.25, "score": 4.0}
-    assert set(value["detection"]) == {"gif", "loss", "margin", "aum"}
+    assert set(value["detection"]) == {"gif", "loss", "margin", "aum", "priority"}
     assert list(value["detection"]["gif"]) == ["auroc", "average_precision", "found"]
     assert list(value["detection"]["gif"]["found"]) == ["0.01", "0.05", "0.1", "0.2", "0.4"]
     assert value["fidelity"] is None

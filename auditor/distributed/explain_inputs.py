@@ -1,0 +1,143 @@
+"""What is computed once before training rows stream by to explain single validation images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auditor import counters
+from auditor.config import Config
+from auditor.distributed.scoring_inputs import exposures, gif_directions, used_checkpoints
+from auditor.distributed.trained_run import TrainedRun
+from auditor.fidelity.removals import Removal
+from auditor.fidelity.verification import losses_file, read_effects
+from auditor.influence import Direction, Point, directions_to, query_gradient, sample_logits
+from auditor.influence.ekfac import EKFAC
+from auditor.storage import RunFolder
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The validation images to explain, in falling order of their loss."""
+
+    rows: NDArray[np.int64]
+    """[M] in dataset/validation."""
+    sample_ids: list[str]
+    labels: NDArray[np.int64]
+    """[M] given class."""
+    predicted: NDArray[np.int64]
+    """[M] class that the model prefers."""
+    probabilities: NDArray[np.float64]
+    """[M] of the preferred class."""
+    losses: NDArray[np.float64]
+    """[M] in nats."""
+    misclassified: int
+    """Validation images that the model gets wrong, shown or not."""
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """Real retrainings without random subsets, to judge predictions for single images by."""
+
+    rows: list[NDArray[np.int64]]
+    """What was left out of each, ascending."""
+    effects: NDArray[np.float64]
+    """[retrainings, M]: how each image's loss rose."""
+
+
+@dataclass(frozen=True)
+class ExplainInputs:
+    """Everything an actor needs beside the samples. All tensors on the CPU."""
+
+    directions: tuple[Direction, ...]
+    """[points x M]: for each point in turn, one direction an image."""
+    weights: NDArray[np.float64]
+    """W [training rows, points]: influence on image z is Σ_p W[k, p] ⟨∇l_k(θ_p), v_{p,z}⟩."""
+    images: Images
+    retrained: Retrained
+
+
+def prepare_explaining(config: Config, run: RunFolder, device: torch.device) -> ExplainInputs:
+    """Find the images and compute the directions that their losses are sensitive to.
+
+    Args:
+        config: The audit.
+        run: Its run folder, training complete.
+        device: Where to compute.
+
+    Raises:
+        StageError: Training has not ended.
+        UnsolvableError: `explain.method` is `ekfac`, which knows no layer of the model.
+    """
+    trained = TrainedRun(config, run, device)
+    point = trained.point(trained.manifest.steps)
+    images = _images(trained, point, config.explain.images)
+    directions, weights = _directions(trained, point, images)
+    return ExplainInputs(directions_to(directions, _CPU), weights, images, _retrained(run, images))
+
+
+def _images(trained: TrainedRun, point: Point, count: int) -> Images:
+    chunks = trained.chunks("validation")
+    with torch.no_grad():
+        pairs = [(sample_logits(trained.network, point, inputs), labels) for inputs, labels in chunks]
+    logits, labels = torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
+    probabilities, predicted = logits.double().softmax(dim=1).max(dim=1)
+    wrong = torch.nonzero(predicted != labels).flatten()
+    shown = wrong[losses[wrong].argsort(descending=True, stable=True)][:count]
+
+    def of(values: Tensor) -> NDArray[Any]:
+        return np.asarray(values[shown].cpu().numpy())
+
+    return Images(
+        rows=np.asarray(shown.cpu().numpy()),
+        sample_ids=[chunks.samples.sample_ids[row] for row in shown.tolist()],
+        labels=of(labels),
+        predicted=of(predicted),
+        probabilities=of(probabilities),
+        losses=of(losses),
+        misclassified=len(wrong),
+    )
+
+
+def _directions(trained: TrainedRun, point: Point, images: Images) -> tuple[list[Direction], NDArray[np.float64]]:
+    """Directions of `explain.method`, and W; see `ExplainInputs`."""
+    settings, manifest = trained.config.explain, trained.manifest
+    gradients = [
+        query_gradient(trained.network, trained.precise, point, trained.chunks("validation", np.array([row])))
+        for row in images.rows
+    ]
+    if settings.method == "gif":
+        checkpoints = used_checkpoints(trained)
+        return gif_directions(trained, checkpoints, gradients), exposures(trained, trained.step_sizes(), checkpoints)
+    factors = EKFAC(trained.model(), trained.chunks("train"), counters.seed_of("ekfac", trained.config.seed))
+    solve = factors.inverse(manifest.optimizer["weight_decay"] + settings.damping)
+    tangents = [solve(gradient) for gradient in gradients]
+    directions = Direction.all_along(trained.precise, point.parameters, point.buffers, tangents)
+    return directions, np.full((manifest.rows, 1), 1.0 / manifest.rows)
+
+
+def _retrained(run: RunFolder, images: Images) -> Retrained:
+    """The retrainings without random subsets of the smallest share that have left validation losses."""
+    table = read_effects(run)
+    lines = [] if table is None else table.select(["kind", "share", "rows"]).to_pylist()
+    subsets = [line for line in lines if line["kind"] == "subset"]
+    smallest = min((line["share"] for line in subsets), default=0.0)
+    left_out = [line["rows"] for line in subsets if line["share"] == smallest]
+    recorded = losses_file(Removal("none", ()))
+    if not left_out or not run.exists(recorded):
+        return Retrained([], np.empty((0, len(images.rows))))
+
+    def losses(name: str) -> NDArray[np.float64]:
+        return np.asarray(run.read_table(name)["loss"].to_numpy(), dtype=np.float64)[images.rows]
+
+    before = losses(recorded)
+    after = [losses(losses_file(Removal("subset", tuple(rows), smallest))) for rows in left_out]
+    return Retrained([np.array(rows) for rows in left_out], np.array(after) - before)

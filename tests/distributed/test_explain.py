@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from auditor.data import prepare
+from auditor.distributed.explain import explain_on_ray, is_explained
+from auditor.distributed.explain_inputs import prepare_explaining
+from auditor.distributed.implicit import implicit_influence
+from auditor.distributed.trained_run import TrainedRun
+from auditor.errors import StageError
+from auditor.fidelity.agreement import spearman
+from auditor.fidelity.removals import Removal, plan_removals
+from auditor.fidelity.verification import losses_file
+from auditor.influence import derivatives_along, sample_logits
+from auditor.storage import RunFolder
+from tests.distributed.builders import config, train_here
+
+CPU = torch.device("cpu")
+TRAIN = {"epochs": 3, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 3, "precision": "float64"}
+IMAGES, SAMPLES = 4, 3
+
+
+def settings(run, method):
+    explain = {"images": IMAGES, "samples": SAMPLES, "method": method}
+    return config(run, train=TRAIN, explain=explain, score={"methods": ["gif"], "batch_size": 32})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_here(settings(tmp_path_factory.mktemp("explain") / "run", "gif"))
+
+
+def influence_of(audit, run):
+    """[training rows, images] in one go."""
+    found = prepare_explaining(audit, run, CPU)
+    trained = TrainedRun(audit, run, CPU)
+    rows = np.arange(len(trained.train))
+    along = derivatives_along(trained.network, found.directions, trained.train.inputs(rows), trained.train.labels)
+    return found, np.einsum("kp,kpz->kz", found.weights, along.numpy().reshape(len(rows), found.weights.shape[1], -1))
+
+
+def test_the_images_are_the_misclassified_ones_of_the_highest_loss(run):
+    audit = settings(run.path, "gif")
+    images = prepare_explaining(audit, run, CPU).images
+    trained = TrainedRun(audit, run, CPU)
+    point = trained.point(trained.manifest.steps)
+    chunks = trained.chunks("validation")
+    logits = torch.cat([sample_logits(trained.network, point, inputs) for inputs, _ in chunks])
+    wrong = np.flatnonzero((logits.argmax(1) != chunks.samples.labels).numpy())
+    losses = trained.validation_losses(point)
+    assert images.misclassified == len(wrong) > IMAGES
+    assert images.rows.tolist() == sorted(wrong, key=lambda row: -losses[row])[:IMAGES]
+    assert images.sample_ids == [chunks.samples.sample_ids[row] for row in images.rows]
+    assert (images.labels != images.predicted).all()
+    np.testing.assert_allclose(images.losses, losses[images.rows], rtol=1e-6)
+
+
+def test_ekfac_explains_one_image_as_it_scores_a_query_of_that_image_alone(run):
+    audit = settings(run.path, "ekfac")
+    found, influence = influence_of(audit, run)
+    for place, sample_id in enumerate(found.images.sample_ids[:2]):
+        alone = config(
+            run.path,
+            train=TRAIN,
+            query={"sample_ids": [sample_id]},
+            score={"methods": ["ekfac"]},
+            hif={"damping": audit.explain.damping},
+        )
+        expected = implicit_influence(alone, run, CPU).influence["ekfac"]
+        np.testing.assert_allclose(influence[:, place], expected, rtol=1e-5, atol=1e-9 * np.abs(expected).max())
+
+
+def test_gif_takes_the_gradient_of_each_image_at_every_checkpoint(run):
+    """By the definition: the change of one image's loss, in first order, when a sample's recorded gradients are left
+    out one checkpoint at a time."""
+    audit = settings(run.path, "gif")
+    found, influence = influence_of(audit, run)
+    assert len(found.directions) == 3 * IMAGES
+    first = [found.directions[place] for place in range(0, 3 * IMAGES, IMAGES)]
+    assert len({id(direction.parameters) for direction in first}) == 1, "one gradient serves all checkpoints"
+    trained = TrainedRun(audit, run, CPU)
+    row = 5
+    total = 0.0
+    for place, direction in enumerate(first):
+        inputs, labels = trained.train.inputs(np.array([row])), trained.train.labels[[row]]
+        loss_at = []
+        for sign in (1, -1):
+            moved = {
+                name: value + sign * 1e-6 * direction.parameters[name]
+                for name, value in direction.point.parameters.items()
+            }
+            statistics = {
+                name: value + sign * 1e-6 * direction.statistics[name]
+                for name, value in direction.point.statistics.items()
+            }
+            point = type(direction.point)(moved, direction.point.buffers, statistics)
+            loss_at.append(
+                float(torch.nn.functional.cross_entropy(sample_logits(trained.network, point, inputs), labels))
+            )
+        total += found.weights[row, place] * (loss_at[0] - loss_at[1]) / 2e-6
+    assert influence[row, 0] == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("method", ["ekfac", "gif"])
+def test_actors_name_the_samples_that_sorting_everything_would_and_judge_them_by_retrainings(run, method, ray_cluster):
+    audit = settings(run.path, method)
+    removals = plan_removals(None, 200, 0, 6, (0.1,), 0.0, 0)
+    random = np.random.default_rng(1)
+    before = random.normal(size=60).astype(np.float32)
+    run.write_table(losses_file(Removal("none", ())), losses_table(before))
+    for removal in removals[1:]:
+        run.write_table(losses_file(removal), losses_table(before + random.normal(size=60).astype(np.float32)))
+    effects = {"kind": [r.kind for r in removals], "share": [r.share for r in removals]}
+    left_out = [list(removal.rows) for removal in removals]
+    write_effects(run, effects | {"rows": left_out})
+
+    explain_on_ray(audit, run)
+    found, influence = influence_of(audit, run)
+    images = run.read_table("explain/images.parquet").to_pandas()
+    lines = run.read_table("explain/influence.parquet").to_pandas()
+    assert images.sample_id.tolist() == found.images.sample_ids
+    ids = run.read_table("dataset/train")["sample_id"].to_pylist()
+    for place, sample_id in enumerate(images.sample_id):
+        order = np.argsort(influence[:, place], kind="stable")
+        for side, rows in (("harmed", order[:SAMPLES]), ("helped", order[::-1][:SAMPLES])):
+            some = lines[(lines.image == sample_id) & (lines.side == side)].sort_values("rank")
+            assert some.row.tolist() == rows.tolist()
+            assert some.sample_id.tolist() == [ids[row] for row in rows]
+            np.testing.assert_allclose(some.influence, influence[rows, place], rtol=1e-6)
+        predicted = [influence[list(removal.rows), place].sum() for removal in removals[1:]]
+        measured = [
+            run.read_table(losses_file(removal))["loss"].to_numpy()[images.row[place]] - before[images.row[place]]
+            for removal in removals[1:]
+        ]
+        assert images.lds[place] == pytest.approx(float(spearman(np.array(predicted), np.array(measured))))
+    described = run.read_json("explain/explain.json")
+    assert described["settings"] == audit.explain.model_dump(mode="json")
+    assert (described["misclassified"], described["retrainings"]) == (found.images.misclassified, 6)
+    assert not [name for name in run.names("", hidden=True) if name.startswith(".")]
+
+    # It is done until something else is asked for, or there are more retrainings to judge by.
+    assert is_explained(audit, run)
+    assert not is_explained(settings(run.path, "gif" if method == "ekfac" else "ekfac"), run)
+    write_effects(run, {name: values[:-1] for name, values in (effects | {"rows": left_out}).items()})
+    assert not is_explained(audit, run)
+
+
+@pytest.mark.ray
+def test_before_the_end_of_training_there_is_nothing_to_explain(tmp_path, ray_cluster):
+    audit = settings(tmp_path, "ekfac")
+    prepare(audit, RunFolder(tmp_path))
+    with pytest.raises(StageError, match="train first"):
+        explain_on_ray(audit, RunFolder(tmp_path))
+
+
+def losses_table(losses):
+    return pa.table({"loss": losses})
+
+
+def write_effects(run, columns):
+    rows = pa.array(columns["rows"], pa.list_(pa.int32()))
+    run.write_table("verify/effects.parquet", pa.table({**columns, "rows": rows}))
