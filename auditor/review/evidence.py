@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from auditor.errors import StageError
+from auditor.report.priority import PRIORITY
 from auditor.storage import RunFolder
 
 RANKED_FILE = "report/ranked.parquet"
@@ -44,7 +45,7 @@ class Ranked:
     """The ranked table of a report, looked up by sample_id.
 
     Args:
-        table: At least sample_id, rank, label, suggested_label, harm, flagged; see `auditor.report.ranking`.
+        table: At least sample_id, rank, label, suggested_label, harm, priority, flagged; see `auditor.report.ranking`.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -79,3 +80,7 @@ class Ranked:
     def flagged(self) -> list[dict[str, Any]]:
         """The rows of all flagged samples, the most harmful first."""
         return list(self.table.filter(self.table["flagged"]).to_pylist())
+
+    def to_look_at(self) -> list[dict[str, Any]]:
+        """The rows of all flagged samples by falling priority, in which harm and doubt about the label are fused."""
+        return sorted(self.flagged(), key=lambda line: (-line[PRIORITY], line["rank"]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from auditor.methods import in_order
+from auditor.report.priority import PRIORITY
 from auditor.report.tracking_store import clip
 from auditor.review.evidence import Evidence
 from auditor.review.verdicts import DECIDED, Verdict
@@ -58,25 +59,30 @@ def settled(now: Evidence, verdict: Verdict | None) -> bool:
     return not verdict.evidence.differs(now)
 
 
-def chosen(flagged: Iterable[Mapping[str, Any]], earlier: Mapping[str, Verdict], count: int) -> list[Mapping[str, Any]]:
+def chosen(
+    flagged: Iterable[Mapping[str, Any]], earlier: Mapping[str, Verdict], count: int
+) -> tuple[list[Mapping[str, Any]], int]:
     """The samples to ask about.
 
     Args:
-        flagged: Rows of the ranked table, the most harmful first.
+        flagged: Rows of the ranked table, in the order in which they should be looked at.
         earlier: The verdict that counts for a sample, from earlier audits alone.
         count: Most samples.
 
     Returns:
-        The first rows that no earlier verdict answers for.
+        The first rows that no earlier verdict answers for, and how many before the last of them one answers for.
     """
     left: list[Mapping[str, Any]] = []
+    passed = 0
     for line in flagged:
         if len(left) == count:
             break
         now = Evidence(line["label"], line["suggested_label"], line["rank"])
-        if not settled(now, earlier.get(line["sample_id"])):
+        if settled(now, earlier.get(line["sample_id"])):
+            passed += 1
+        else:
             left.append(line)
-    return left
+    return left, passed
 
 
 def make_item(line: Mapping[str, Any], run_id: str, rows: int, picture: str | None) -> Item:
@@ -90,13 +96,14 @@ def make_item(line: Mapping[str, Any], run_id: str, rows: int, picture: str | No
     """
     # A carried column may have a name like that of a score; scores are numbers.
     scores = {name: line[name] for name in in_order(line) if isinstance(line[name], float)}
-    numbers = [("harm", f"{line['harm']:.3g}"), ("rank", f"{line['rank']:,} of {rows:,}")]
+    numbers = [("priority", f"{line[PRIORITY]:.3g}"), ("harm", f"{line['harm']:.3g}")]
+    numbers.append(("rank by harm", f"{line['rank']:,} of {rows:,}"))
     numbers += [(name, f"{value:.3g}") for name, value in scores.items()]
     question = _words(line)
     if picture is not None:
         question += f"\n\n{picture}"
     facts = {name: line[name] for name in ("sample_id", "label", "suggested_label", "suggested_probability")}
-    facts |= {"harm": line["harm"], "rank": line["rank"], **scores}
+    facts |= {PRIORITY: line[PRIORITY], "harm": line["harm"], "rank": line["rank"], **scores}
     return Item(
         item_id=item_id(run_id, line["sample_id"]),
         sample_id=line["sample_id"],

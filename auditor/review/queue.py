@@ -46,7 +46,7 @@ class Filled:
 
 
 def fill_queue(config: Config, run: RunFolder) -> Filled:
-    """Put the most harmful flagged samples into the audit's review queue; those that are there already stay.
+    """Put the flagged samples of the highest priority into the audit's review queue; those that are there already stay.
 
     Args:
         config: The audit.
@@ -60,8 +60,7 @@ def fill_queue(config: Config, run: RunFolder) -> Filled:
     ranked = Ranked.read(run)
     before = predecessor(config)
     earlier = {} if before is None else current(read_verdicts(before))
-    lines = chosen(ranked.flagged(), earlier, config.review.queue)
-    passed = (lines[-1]["rank"] - len(lines)) if lines else int(ranked.table["flagged"].to_numpy().sum())
+    lines, passed = chosen(ranked.to_look_at(), earlier, config.review.queue)
     queue, run_id = open_queue(config, run)
     class_names = run.read_json("dataset.json")["class_names"]
     queue_id = queue.make(questions(class_names), config.review.reviewers)

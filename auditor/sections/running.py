@@ -26,8 +26,8 @@ class Review(Section):
     """What people are asked to look at in MLflow: see the page about [review](review.md)."""
 
     queue: Annotated[int, Field(ge=0, le=1000)] = 50
-    """Most flagged samples that `auditor run` puts into a review queue in MLflow, the most harmful first; 0 makes no
-    queue."""
+    """Most flagged samples that `auditor run` puts into a review queue in MLflow, the highest priority first; 0 makes
+    no queue."""
     reviewers: Annotated[list[NameText], Field(max_length=10)] = []
     """Who the queue is assigned to, by their names in MLflow; without any, it is open to everybody."""
     predecessor: str | None = None

@@ -47,15 +47,18 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> Any:
-        """The expression's value as soon as it is true."""
+    def comes(self, expression: str, seconds: float) -> bool:
+        """Whether an expression comes true in time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            value = self.value(f"document.body && ({expression})")
-            if value:
-                return value
+            if self.value(f"!!(document.body && ({expression}))"):
+                return True
             time.sleep(0.1)
-        raise AssertionError(f"{expression} did not come true; the page says: {self.text()}")
+        return False
+
+    def wait(self, expression: str) -> None:
+        """Wait a minute for an expression to come true."""
+        assert self.comes(expression, 60), f"{expression} did not come true; the page says: {self.text()}"
 
     def text(self) -> str:
         return str(self.value("document.body ? document.body.innerText : ''"))

@@ -40,7 +40,7 @@ def audit(tmp_path, uri):
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     fill_queue(config, run)
-    return path, config, run, [line["sample_id"] for line in Ranked.read(run).flagged()]
+    return path, config, run, [line["sample_id"] for line in Ranked.read(run).to_look_at()]
 
 
 def test_verdicts_are_reviewed_and_exported_from_the_terminal(command, audit, tmp_path):

@@ -41,6 +41,10 @@ def test_samples_are_looked_up_in_the_order_asked_for(tmp_path):
     flagged = table.flagged()
     assert [line["rank"] for line in flagged] == list(range(1, len(flagged) + 1))
     assert len(flagged) == 7
+    first = table.to_look_at()
+    assert sorted(line["rank"] for line in first) == [line["rank"] for line in flagged]
+    assert [line["priority"] for line in first] == sorted((line["priority"] for line in flagged), reverse=True)
+    assert first != flagged
 
 
 def test_a_run_without_a_report_is_said_so(tmp_path):

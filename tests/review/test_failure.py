@@ -31,7 +31,7 @@ def impatient(monkeypatch):
 def test_a_queue_whose_server_dies_half_way_is_filled_by_another_call(own_server, tmp_path, impatient):
     audit = Audit(rows=300, flagged=0.2, wrong_share=0.3)
     config, run = audited(tmp_path / "run", own_server.address, audit, review=QUEUE)
-    wanted = [line["sample_id"] for line in Ranked.read(run).flagged()][:60]
+    wanted = [line["sample_id"] for line in Ranked.read(run).to_look_at()][:60]
     assert len(wanted) == 60
     experiment_id = run.read_json("mlflow.json")["experiment_id"]
 
@@ -66,7 +66,7 @@ def test_a_queue_whose_server_dies_half_way_is_filled_by_another_call(own_server
 def test_verdicts_outlive_a_server_that_is_away_while_they_are_read(own_server, tmp_path, impatient):
     config, run = audited(tmp_path / "run", own_server.address, review={"queue": 5})
     fill_queue(config, run)
-    first, second = [line["sample_id"] for line in Ranked.read(run).flagged()][:2]
+    first, second = [line["sample_id"] for line in Ranked.read(run).to_look_at()][:2]
     answer(config, run, first, "verdict", "keep")
     review(config, run)
     answer(config, run, second, "verdict", "remove")

@@ -24,7 +24,7 @@ KEEP = Verdict("a", "keep", None, "", "ada", datetime(2026, 11, 25, tzinfo=UTC),
 
 def line(sample_id="a", label="cat", suggested="dog", rank=1, **more):
     row = {"rank": rank, "sample_id": sample_id, "label": label, "suggested_label": suggested}
-    return {**row, "suggested_probability": 0.913, "harm": 0.00314159, "flagged": True, **more}
+    return {**row, "suggested_probability": 0.913, "priority": 0.75, "harm": 0.00314159, "flagged": True, **more}
 
 
 @pytest.mark.parametrize("word", ["keep", "relabel", "remove"])
@@ -42,19 +42,28 @@ def test_an_unsure_reviewer_or_none_or_one_who_saw_nothing_settles_nothing():
     assert not settled(SEEN, None)
 
 
-def test_the_most_harmful_that_nobody_decided_are_chosen():
+def test_the_first_that_nobody_decided_are_chosen():
     lines = [line(sample_id, rank=rank) for rank, sample_id in enumerate("abcd", 1)]
     kept = replace(KEEP, evidence=Evidence("cat", "dog", 2))
-    assert [row["sample_id"] for row in chosen(lines, {}, 2)] == ["a", "b"]
-    assert [row["sample_id"] for row in chosen(lines, {"a": kept}, 2)] == ["b", "c"]
-    assert [row["sample_id"] for row in chosen(lines, {"a": KEEP}, 2)] == ["a", "b"]
-    assert [row["sample_id"] for row in chosen(lines, {"a": kept}, 9)] == ["b", "c", "d"]
+    for earlier, count, names, passed in [
+        ({}, 2, "ab", 0),
+        ({"a": kept}, 2, "bc", 1),
+        ({"a": KEEP}, 2, "ab", 0),
+        ({"a": kept}, 9, "bcd", 1),
+        ({"d": replace(kept, evidence=Evidence("cat", "dog", 4))}, 2, "ab", 0),
+    ]:
+        found, settled_before = chosen(lines, earlier, count)
+        assert ("".join(row["sample_id"] for row in found), settled_before) == (names, passed)
 
 
 def test_an_item_shows_sample_labels_picture_and_numbers():
     made = make_item(line(loss=5.244789, margin=-5.0, aum=-4.5, gif=-0.0123, note="x"), "run", 1045, "![](data:,)")
     assert made.question == "`a`: the label is `cat`, the model says `dog` (91%)\n\n![](data:,)"
-    assert made.evidence.splitlines()[2:5] == ["| harm | 0.00314 |", "| rank | 1 of 1,045 |", "| gif | -0.0123 |"]
+    assert made.evidence.splitlines()[2:5] == [
+        "| priority | 0.75 |",
+        "| harm | 0.00314 |",
+        "| rank by harm | 1 of 1,045 |",
+    ]
     assert "| loss | 5.24 |" in made.evidence
     assert made.facts["aum"] == -4.5
     assert "note" not in made.facts

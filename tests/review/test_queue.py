@@ -20,16 +20,16 @@ QUEUE = {"queue": 5}
 
 
 def flagged(run) -> list[str]:
-    return [line["sample_id"] for line in Ranked.read(run).flagged()]
+    return [line["sample_id"] for line in Ranked.read(run).to_look_at()]
 
 
-def test_the_most_harmful_flagged_samples_stand_in_the_queue_in_order(tmp_path, uri):
+def test_flagged_samples_stand_in_the_queue_by_priority(tmp_path, uri):
     config, run = audited(tmp_path / "run", uri, review={"queue": 5, "reviewers": ["Ada", "bob"]})
     found = fill_queue(config, run)
     assert (found.items, found.added, found.settled) == (5, 5, 0)
     traces = in_queue(config, run)
     assert [trace.info.tags["auditor.sample_id"] for trace in traces] == flagged(run)[:5]
-    first = Ranked.read(run).flagged()[0]
+    first = Ranked.read(run).to_look_at()[0]
     shown = traces[0].info.request_preview
     assert shown.startswith(f"`{first['sample_id']}`: the label is `{first['label']}`, the model says")
     assert "](data:image/webp;base64," in shown

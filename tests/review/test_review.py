@@ -59,7 +59,7 @@ def test_a_label_that_is_no_class_is_kept_in_the_comment():
 def queued(tmp_path, uri):
     config, run = audited(tmp_path / "run", uri, review={"queue": 6})
     fill_queue(config, run)
-    return config, run, [line["sample_id"] for line in Ranked.read(run).flagged()]
+    return config, run, [line["sample_id"] for line in Ranked.read(run).to_look_at()]
 
 
 def test_verdicts_come_back_from_mlflow_with_who_when_and_what(queued):
