@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from auditor.fidelity import Fidelity
     from auditor.report.explanations import Explanations
     from auditor.report.tracking import Tracking
+    from auditor.review.export import Export
+    from auditor.review.queue import Filled
+    from auditor.review.review import Review
 
 log = logging.getLogger("auditor")
 
@@ -109,13 +112,13 @@ class Audit:
         return make_plan(self.config)
 
     def run(self) -> Summary:
-        """The whole audit: prepare, train, score, report, all of it logged to MLflow.
+        """The whole audit: prepare, train, score, report, all of it logged to MLflow, and a queue for reviewers there.
 
         Raises:
             InputError: The configuration or its data is wrong, or the folder holds another audit.
             StageError: A stage could not end.
         """
-        if self._logged:
+        if self._logged and (self._queued or not self.config.review.queue):
             log.info("all of this audit is done; another one needs another run folder (--run)")
             return read_report(self.config, self.folder)
         self.prepare()
@@ -145,6 +148,8 @@ class Audit:
                 tracking.log_training()
                 tracking.log_report(summary)
                 self._log_model(tracking)
+            if self.config.review.queue:
+                self.queue()
         return summary
 
     def prepare(self) -> Dataset:
@@ -276,13 +281,63 @@ class Audit:
     def report(self) -> Summary:
         """Rank the scored samples and write report/, over an earlier one.
 
+        The verdicts of the audit before this one are carried over, and what changed since is said.
+
         Raises:
+            InputError: `review.predecessor` is unusable.
             StageError: Scores are missing or do not fit the dataset.
         """
+        from auditor.review.comparison import changes_since
+        from auditor.review.predecessor import carry_over, predecessor
+
         if not self._scored:
             raise StageError(f"{self.folder}: holds no scores; score first")
         with self._timed("report"):
-            return write_report(self.config, self.folder)
+            before = predecessor(self.config)
+            if before is not None:
+                carry_over(self.folder, before)
+            return write_report(self.config, self.folder, changes_since)
+
+    def queue(self) -> Filled:
+        """Put the flagged samples that nobody has decided on into a review queue in MLflow, each once.
+
+        Raises:
+            InputError: `review.predecessor` is unusable, or the tracking store cannot be opened.
+            StageError: The audit is not in the tracking store, or MLflow went away; another call goes on from there.
+        """
+        from auditor.review.queue import fill_queue
+
+        with self._timed("queue"):
+            filled = fill_queue(self.config, self.folder)
+        settled = f"; {filled.settled} were decided before" if filled.settled else ""
+        where = f", {filled.page}" if filled.page else ""
+        log.info("queue: %d samples in MLflow's review queue %r%s%s", filled.items, filled.name, where, settled)
+        return filled
+
+    def review(self, csv: str | Path | None = None) -> Review:
+        """Read verdicts back from MLflow, and from a CSV file, and log where the review stands.
+
+        Raises:
+            InputError: The CSV, `review.predecessor` or the tracking store is unusable.
+            StageError: The audit has no report or is not in the tracking store, or MLflow went away.
+        """
+        from auditor.review.review import review
+
+        return review(self.config, self.folder, csv)
+
+    def export(self, to: str | None) -> Export:
+        """Write the audited rows with the verdicts applied, and log where they came from.
+
+        Args:
+            to: Folder to write to; None counts and writes nothing.
+
+        Raises:
+            InputError: There is no verdict to apply, or the folder holds anything else than an export.
+            StageError: The audit has no report or is not in the tracking store, or MLflow went away.
+        """
+        from auditor.review.export import export
+
+        return export(self.config, self.folder, to)
 
     def _on_workers(self, *tasks: str) -> None:
         """Let the training workers compute what is not there yet of some tasks, and say what came of each."""
@@ -363,6 +418,11 @@ class Audit:
         if "track" not in self._seconds() or not self.folder.exists("report/report.html"):
             return False
         return bool(self.folder.read_json("mlflow.json")["tracking_uri"] == mask(self.config.mlflow.tracking_uri))
+
+    @property
+    def _queued(self) -> bool:
+        """Whether the review queue was filled to its end."""
+        return "queue" in self._seconds()
 
     @property
     def _scored(self) -> bool:

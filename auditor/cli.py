@@ -22,6 +22,10 @@ from auditor.fidelity.words import fidelity_table
 from auditor.plan import Plan
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
+from auditor.review.comparison import compare as compare_runs
+from auditor.review.export import Export
+from auditor.review.review import sentences
+from auditor.storage import RunFolder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,8 +57,8 @@ class Request:
     as_json: bool
 
 
-def stage(function: Callable[[Request], None]) -> click.Command:
-    """Make a command of a function of a request."""
+def stage(function: Callable[..., None]) -> click.Command:
+    """Make a command of a function of a request and of the options that it declares itself."""
 
     @click.argument("config", type=click.Path())
     @click.option("--run", metavar="DIR", help="Use this run folder instead of the configuration's.")
@@ -62,9 +66,11 @@ def stage(function: Callable[[Request], None]) -> click.Command:
     @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
     @click.option("--verbose", is_flag=True, help="Show what Ray and its workers log.")
     @functools.wraps(function)
-    def command(config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    def command(
+        config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool, **own: Any
+    ) -> None:
         _talk(quiet=as_json, verbose=verbose)
-        function(Request(config, Audit.from_yaml(config, overrides, run, verbose), as_json))
+        function(Request(config, Audit.from_yaml(config, overrides, run, verbose), as_json), **own)
 
     return cli.command()(command)
 
@@ -139,6 +145,34 @@ def report(request: Request) -> None:
 
 
 @stage
+@click.option("--csv", metavar="FILE", help="Take verdicts from this CSV too: sample_id, verdict, new_label, comment.")
+def review(request: Request, csv: str | None) -> None:
+    """Read the reviewers' verdicts back from MLflow, and from a CSV, and say where the review stands.
+
+    Example: auditor review docs/examples/digits.yaml --csv verdicts.csv
+    """
+    found = request.audit.review(csv)
+    if request.as_json:
+        _print_json(found.to_json())
+        return
+    for sentence in sentences(found):
+        click.echo(sentence)
+
+
+@stage
+@click.option("--to", metavar="DIR", help="Folder to write to: new, empty, or with an earlier export.")
+@click.option("--dry-run", is_flag=True, help="Show the counts by class and write nothing.")
+def export(request: Request, to: str | None, dry_run: bool) -> None:
+    """Write the audited rows with the reviewers' verdicts applied: removed rows out, labels replaced.
+
+    Example: auditor export docs/examples/digits.yaml --to runs/digits-cleaned
+    """
+    if to is None and not dry_run:
+        raise InputError("export needs --to DIR, or --dry-run to see what it would do")
+    _show_export(request, request.audit.export(None if dry_run else to))
+
+
+@stage
 def explain(request: Request) -> None:
     """Show misclassified validation images with the training samples that helped and harmed them most.
 
@@ -171,6 +205,28 @@ def plan(request: Request) -> None:
         _print_json(planned.to_json())
     else:
         _show_plan(planned)
+
+
+@cli.command()
+@click.argument("before")
+@click.argument("after")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else, samples included.")
+def compare(before: str, after: str, as_json: bool) -> None:
+    """Compare two audits by their run folders: new, resolved and persistent flags, and what was decided.
+
+    Example: auditor compare runs/digits runs/digits-next
+    """
+    _talk(quiet=as_json, verbose=False)
+    found = compare_runs(RunFolder(before), RunFolder(after))
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+        return
+    click.echo(found.changes.sentence)
+    for name in ("new", "persistent", "reflagged", "resolved"):
+        samples = getattr(found, name)
+        if samples:
+            more = f" and {len(samples) - 10} more" if len(samples) > 10 else ""
+            click.echo(f"{name:<10}  {', '.join(samples[:10])}{more}")
 
 
 @cli.command()
@@ -252,6 +308,29 @@ def _show_summary(request: Request, summary: Summary) -> None:
     click.echo(f"MLflow: experiment {tracking.experiment} in {mask(tracking.tracking_uri)}")
     command = "auditor" if shutil.which("auditor") else sys.argv[0]
     click.echo(f"        {command} ui {request.path} opens it")
+
+
+def _show_export(request: Request, done: Export) -> None:
+    if request.as_json:
+        _print_json(done.to_json())
+        return
+    wide = max(5, *(len(name) for name in done.classes))
+    click.echo(f"{'class':<{wide}}  {'before':>8}  {'removed':>8}  {'lost':>8}  {'gained':>8}  {'after':>8}")
+    for name, count in done.classes.items():
+        numbers = (count.before, count.removed, count.lost, count.gained, count.after)
+        click.echo(f"{name:<{wide}}" + "".join(f"  {number:>8,}" for number in numbers))
+    click.echo(f"\n{done.removed} rows removed, {done.relabelled} relabelled, {done.kept} confirmed as they are.")
+    if done.unapplied:
+        shown = ", ".join(done.unapplied[:5])
+        click.echo(f"{len(done.unapplied)} verdicts not applied, as the sample is gone or has another label: {shown}")
+    if done.set_aside:
+        click.echo(f"{done.set_aside} rows that the audit could not use are left out.")
+    if done.folder is None:
+        click.echo("Nothing was written.")
+        return
+    click.echo(f"Written to {done.folder}; this audits it:")
+    command = "auditor" if shutil.which("auditor") else sys.argv[0]
+    click.echo(f"        {command} run {done.folder}/audit.yaml")
 
 
 def _show_plan(planned: Plan) -> None:

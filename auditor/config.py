@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from auditor.errors import InputError
 from auditor.methods import AUTO
 from auditor.sections.data import Data
-from auditor.sections.running import MLflow, Report, Resources
+from auditor.sections.running import MLflow, Report, Resources, Review
 from auditor.sections.scoring import Explain, Hif, Query, Replay, Score, Verify
 from auditor.sections.section import Section
 from auditor.sections.training import Evaluation, Model, Train
@@ -50,6 +50,8 @@ class Config(Section):
     """Report."""
     explain: Explain = Explain()
     """Explanations of single validation images."""
+    review: Review = Review()
+    """Review."""
     mlflow: MLflow = MLflow()
     """Tracking."""
     resources: Resources = Resources()
@@ -139,13 +141,14 @@ _FREE = (
     "verify.",
     "report.",
     "explain.",
+    "review.",
     "data.cache_gib",
     "evaluation.batch_size",
     "score.batch_size",
     "replay.memory_gib",
 )
 """Keys, and beginnings of keys, that may differ when a run folder is used again: where and with how much memory an
-audit runs, where it is logged, and the report, which can be written again."""
+audit runs, where it is logged, the report, which can be written again, and its review."""
 
 
 def differences(old: Config, new: Config) -> list[str]:

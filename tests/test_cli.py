@@ -17,7 +17,7 @@ from auditor.fidelity import Fidelity
 from tests.data.builders import images, table, three_tables
 from tests.distributed.builders import auditor, config, train_here
 
-STAGES = ["run", "train", "replay", "score", "verify", "report", "plan"]
+STAGES = ["run", "train", "replay", "score", "verify", "report", "review", "export", "plan"]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def assert_refused(ended, message, code=2):
 def test_help_has_an_example(command, name):
     ended = command(*[name] * bool(name), "--help")
     assert ended.code == 0
-    assert re.search(rf"Example: auditor {name or 'run'} \S+\.yaml", ended.out)
+    assert re.search(rf"Example: auditor {name or 'run'} (\S+\.yaml|runs/\S+ runs/\S+)", ended.out)
     if name in STAGES:
         assert all(option in ended.out for option in ("--run", "--set", "--json"))
 

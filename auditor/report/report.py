@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
+
+import pyarrow as pa
 
 from auditor.config import Config
 from auditor.fidelity.verification import read_effects
+from auditor.report.changes import Changes
 from auditor.report.classes import by_class
 from auditor.report.curves import training_curves
 from auditor.report.detection import detect
@@ -19,14 +23,18 @@ from auditor.report.summary import Summary, summarise
 from auditor.storage import RunFolder
 
 _ASIDE = ".report"
+_SUMMARY = "report/summary.json"
 
 
-def report(config: Config, run: RunFolder) -> Summary:
+def report(
+    config: Config, run: RunFolder, changes_since: Callable[[Config, pa.Table], Changes | None] | None = None
+) -> Summary:
     """Rank the scored samples of a run and write `report/`: whole or not at all, and over an earlier one.
 
     Args:
         config: The audit.
         run: Its folder, with dataset, trajectory, evaluation.json and scores.
+        changes_since: Compares the ranked table with the audit before this one, where there is one.
 
     Returns:
         What was found.
@@ -40,6 +48,8 @@ def report(config: Config, run: RunFolder) -> Summary:
     pictures = draw_figures(ranking, detection, training_curves(run), read_effects(run))
     samples = gallery(ranking, run, config.report.gallery)
     summary = summarise(ranking, detection, run)
+    if changes_since is not None:
+        summary = dataclasses.replace(summary, changes=changes_since(config, ranking.table))
 
     run.remove(_ASIDE)
     run.write_table(f"{_ASIDE}/ranked.parquet", ranking.table)
@@ -61,4 +71,6 @@ def read_report(config: Config, run: RunFolder) -> Summary:
         StageError: Scores are missing, doubled, not finite or of other data.
     """
     ranking = rank_samples(config, run)
-    return summarise(ranking, detect(ranking), run)
+    summary = summarise(ranking, detect(ranking), run)
+    kept = run.read_json(_SUMMARY).get("comparison") if run.exists(_SUMMARY) else None
+    return dataclasses.replace(summary, changes=Changes.from_json(kept)) if kept else summary

@@ -11,6 +11,7 @@ import numpy as np
 from auditor.fidelity import Fidelity, MethodFidelity
 from auditor.fidelity.words import sentences as fidelity_sentences
 from auditor.methods import METHODS, base
+from auditor.report.changes import Changes
 from auditor.report.detection import Detection
 from auditor.report.ranking import Ranking
 from auditor.storage import RunFolder
@@ -71,6 +72,8 @@ class Summary:
     """Growth of the cotangent in exact replay; None without one."""
     fidelity: Fidelity | None = None
     """What real retrainings said; None without any."""
+    changes: Changes | None = None
+    """What changed since the audit before this one; None without one."""
 
     @property
     def html(self) -> str:
@@ -91,6 +94,7 @@ class Summary:
             },
             "fidelity": None if self.fidelity is None else _fidelity(self.fidelity),
             "predictability": self.predictability,
+            "comparison": None if self.changes is None else self.changes.to_json(),
         }
 
 
@@ -191,6 +195,8 @@ def verdict(summary: Summary) -> list[str]:
         )
     if summary.test_accuracy is not None:
         sentences.append(f"The audited model classifies {summary.test_accuracy:.1%} of the test set correctly.")
+    if summary.changes is not None:
+        sentences.append(summary.changes.sentence)
     return sentences
 
 

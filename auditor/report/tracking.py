@@ -188,11 +188,11 @@ class Tracking:
 
     def _log_folder(self, name: str, below: str | None = None) -> None:
         if self._folder.local is not None:
-            self._client.log_artifacts(self.run_id, str(self._folder.local / name), below)
+            tracking_store.log_folder(self._client, self.run_id, str(self._folder.local / name), below)
             return
         with tempfile.TemporaryDirectory() as folder:
             fs.copy_files(self._folder.full(name), folder, self._folder.filesystem, fs.LocalFileSystem())
-            self._client.log_artifacts(self.run_id, folder, below)
+            tracking_store.log_folder(self._client, self.run_id, folder, below)
 
     def _write_note(self) -> None:
         if self._summary is None:

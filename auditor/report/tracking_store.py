@@ -9,11 +9,12 @@ import posixpath
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from auditor.errors import InputError
+from auditor.errors import InputError, StageError
 from auditor.report.masking import mask
 
 if TYPE_CHECKING:
@@ -75,6 +76,55 @@ def experiment(client: MlflowClient, name: str) -> str:
     if found is None or found.lifecycle_stage != "active":
         raise InputError(f"mlflow.experiment {name}: was deleted in the tracking store; restore it or choose another")
     return str(found.experiment_id)
+
+
+@contextmanager
+def explained(tracking_uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into one sentence.
+
+    Its client has tried each request again by then, by its own account for about four minutes (the environment variable
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES sets how often).
+
+    Raises:
+        StageError: MLflow does not answer, or refuses.
+    """
+    try:
+        yield
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+
+        if not isinstance(error, MlflowException):
+            raise
+        where, reason = f"MLflow at {mask(tracking_uri)}", mask(clip(" ".join(str(error).split()), 200))
+        if error.error_code == "ENDPOINT_NOT_FOUND":
+            raise StageError(f"{where}: is too old; servers of version 3.17 can do this ({reason})") from error
+        raise StageError(
+            f"{where}: cannot be used now; nothing is lost, the same command goes on where it stopped ({reason})"
+        ) from error
+
+
+def log_folder(client: MlflowClient, run_id: str, folder: str, path: str | None = None) -> None:
+    """Log a folder's files as artifacts of a run, over those of the same names.
+
+    Args:
+        client: The store.
+        run_id: The run.
+        folder: Local.
+        path: Folder among the run's artifacts; its top by default.
+
+    Raises:
+        StageError: The artifact store cannot be written.
+    """
+    try:
+        client.log_artifacts(run_id, folder, path)
+    # Each kind of artifact store raises its own errors.
+    except Exception as error:
+        where = mask(client.get_run(run_id).info.artifact_uri)
+        reason = mask(clip(" ".join(str(error).split()), 200))
+        raise StageError(
+            f"MLflow's artifact store {where} cannot be written; the run folder holds everything, the same command "
+            f"logs it again ({reason})"
+        ) from error
 
 
 def legal_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Sections about the report, where an audit is logged, and what it runs on."""
+"""Sections about the report, its review, where an audit is logged, and what it runs on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from auditor.sections.scoring import MethodName
-from auditor.sections.section import PositiveInt, Section
+from auditor.sections.section import NameText, PositiveInt, Section
 
 
 class Report(Section):
@@ -20,6 +20,19 @@ class Report(Section):
     """Largest share of the training rows to flag; only samples whose removal is predicted to help are flagged."""
     gallery: PositiveInt = 300
     """Samples shown in report.html. Each adds 0.4 kB (8 x 8 pixels) to 10 kB (a photograph) to the page."""
+
+
+class Review(Section):
+    """What people are asked to look at in MLflow: see the page about [review](review.md)."""
+
+    queue: Annotated[int, Field(ge=0, le=1000)] = 50
+    """Most flagged samples that `auditor run` puts into a review queue in MLflow, the highest priority first; 0 makes
+    no queue."""
+    reviewers: Annotated[list[NameText], Field(max_length=10)] = []
+    """Who the queue is assigned to, by their names in MLflow; without any, it is open to everybody."""
+    predecessor: str | None = None
+    """Run folder of the audit before this one, a path or URI: its verdicts are carried over, what it settled stays out
+    of the queue, and the report says what changed."""
 
 
 class MLflow(Section):

@@ -12,6 +12,7 @@ from auditor.distributed.explain import IMAGES_SCHEMA, INFLUENCE_SCHEMA
 from auditor.distributed.hif_files import Hif
 from auditor.distributed.implicit import Solved
 from auditor.methods import METHODS, base
+from auditor.review.verdicts import SCHEMA as VERDICT_SCHEMA
 from auditor.storage import RunFolder
 from auditor.trajectory.recorder import BATCH_SCHEMA, SIGNAL_SCHEMA
 from tests.docs.pages import ROOT, blocks, tables
@@ -52,6 +53,10 @@ def prepared(tmp_path_factory) -> RunFolder:
 def test_ledger_and_signals_have_the_recorders_columns():
     assert described("trajectory/batches/*.parquet") == actual(BATCH_SCHEMA)
     assert described("trajectory/signals/*.parquet") == actual(SIGNAL_SCHEMA)
+
+
+def test_verdicts_have_their_columns():
+    assert described("review/verdicts.parquet") == actual(VERDICT_SCHEMA)
 
 
 def test_explanations_have_their_columns():

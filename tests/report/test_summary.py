@@ -26,6 +26,7 @@ def test_json_has_exactly_the_documented_fields(tmp_path):
     value = json.loads(json.dumps(summary.to_json(), allow_nan=False))
     assert list(value) == [
         *("rows", "flagged", "test_accuracy", "validation_loss", "seconds", "detection", "fidelity", "predictability"),
+        "comparison",
     ]
     assert value["rows"] == 40
     assert value["flagged"] == int(ranking.flagged.sum())
