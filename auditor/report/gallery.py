@@ -143,10 +143,11 @@ def _ranks(ranking: Ranking, order: str) -> NDArray[np.int64]:
 
 
 def _verdicts(run: RunFolder) -> dict[str, str]:
-    """The last verdict on each sample; none where nothing was reviewed."""
+    """The verdict that counts for each sample; none where nothing was reviewed."""
     if not run.exists(_VERDICTS):
         return {}
-    table = run.read_table(_VERDICTS, columns=["sample_id", "verdict"])
+    table = run.read_table(_VERDICTS, columns=["sample_id", "verdict", "current"])
+    table = table.filter(table["current"])
     return dict(zip(table["sample_id"].to_pylist(), table["verdict"].to_pylist(), strict=True))
 
 

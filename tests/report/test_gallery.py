@@ -66,7 +66,8 @@ def test_the_last_verdict_on_a_sample_is_shown_and_open_where_there_is_none(tmp_
     _, ranking, cards = _cards(tmp_path)
     assert {card.verdict for card in cards} == {"open"}
     one, two = cards[0].sample_id, cards[1].sample_id
-    verdicts = {"sample_id": [one, two, one, "stranger"], "verdict": ["unsure", "keep", "remove", "keep"]}
+    verdicts = {"sample_id": [one, two, one, "stranger"], "verdict": ["remove", "keep", "unsure", "keep"]}
+    verdicts["current"] = [True, True, False, True]
     run = RunFolder(tmp_path)
     run.write_table("review/verdicts.parquet", pa.table(verdicts))
     shown = [card.verdict for card in gallery(ranking, run, 8).cards]

@@ -37,7 +37,7 @@ def hostile(tmp_path_factory):
     carried = {"<i>note</i>": pa.array(["<u>carried</u> </script>"] * 120)}
     audit = Audit(rows=120, class_names=HOSTILE, sample_ids=IDS, carried=carried, gallery=60)
     config, run = audit.write(tmp_path_factory.mktemp("hostile"))
-    verdicts = {"sample_id": IDS[:30], "verdict": ["keep", "remove", "<b>odd</b>"] * 10}
+    verdicts = {"sample_id": IDS[:30], "verdict": ["keep", "remove", "<b>odd</b>"] * 10, "current": [True] * 30}
     run.write_table("review/verdicts.parquet", pa.table(verdicts))
     report(config, run)
     return audit, run
