@@ -33,9 +33,10 @@ from auditor.trajectory.manifest import checkpoint_folder
 if TYPE_CHECKING:
     from auditor.distributed.hif_files import Hif
     from auditor.distributed.replay_files import Replay
-    from auditor.fidelity import Fidelity
+    from auditor.fidelity import Fidelity, Removal
     from auditor.report.explanations import Explanations
     from auditor.report.tracking import Tracking
+    from auditor.review.check import Check
     from auditor.review.export import Export
     from auditor.review.queue import Filled
     from auditor.review.review import Review
@@ -238,17 +239,12 @@ class Audit:
         Raises:
             StageError: Training has not ended, scores are missing, or retraining gave up.
         """
-        from auditor.fidelity.verification import planned, result_file, verified
+        from auditor.fidelity.verification import planned, verified
 
         if not self._scored:
             self.score()
         removals = planned(self.config, self.folder)
-        if not all(self.folder.exists(result_file(removal)) for removal in removals):
-            from auditor.distributed.cluster import cluster
-            from auditor.distributed.retrain import retrain_on_ray
-
-            with cluster(self.config.resources, self._verbose), self._timed("verify"):
-                retrain_on_ray(self.config, self.folder, removals)
+        self._retrain(removals, "verify")
         found = verified(self.folder, removals)
         log.info("verify: %d retrainings without chosen samples", len(removals) - 1)
         return found
@@ -338,6 +334,37 @@ class Audit:
         from auditor.review.export import export
 
         return export(self.config, self.folder, to)
+
+    def check(self) -> Check:
+        """Train again with the reviewers' verdicts, and compare with what was predicted; what is done is kept.
+
+        Where the audit stands in MLflow, the outcome is logged there.
+
+        Raises:
+            InputError: No verdict removes or relabels a sample.
+            StageError: The audit has no report, or retraining gave up.
+        """
+        from auditor.review.check import checked, planned_check
+
+        removals = planned_check(self.folder)
+        self._retrain(removals, "check")
+        found = checked(self.folder, removals)
+        if self._logged:
+            from auditor.report.tracking import Tracking
+
+            with Tracking(self.config, self.folder) as tracking:
+                tracking.log_check(found.to_json())
+        return found
+
+    def _retrain(self, removals: Sequence[Removal], stage: str) -> None:
+        from auditor.fidelity.verification import result_file
+
+        if not all(self.folder.exists(result_file(removal)) for removal in removals):
+            from auditor.distributed.cluster import cluster
+            from auditor.distributed.retrain import retrain_on_ray
+
+            with cluster(self.config.resources, self._verbose), self._timed(stage):
+                retrain_on_ray(self.config, self.folder, removals, stage)
 
     def _on_workers(self, *tasks: str) -> None:
         """Let the training workers compute what is not there yet of some tasks, and say what came of each."""

@@ -162,14 +162,24 @@ def review(request: Request, csv: str | None) -> None:
 @stage
 @click.option("--to", metavar="DIR", help="Folder to write to: new, empty, or with an earlier export.")
 @click.option("--dry-run", is_flag=True, help="Show the counts by class and write nothing.")
-def export(request: Request, to: str | None, dry_run: bool) -> None:
+@click.option("--check", is_flag=True, help="First train again with the verdicts, and show what that does to the loss.")
+def export(request: Request, to: str | None, dry_run: bool, check: bool) -> None:
     """Write the audited rows with the reviewers' verdicts applied: removed rows out, labels replaced.
 
-    Example: auditor export docs/examples/digits.yaml --to runs/digits-cleaned
+    Example: auditor export docs/examples/digits.yaml --check --to runs/digits-cleaned
     """
     if to is None and not dry_run:
         raise InputError("export needs --to DIR, or --dry-run to see what it would do")
-    _show_export(request, request.audit.export(None if dry_run else to))
+    tried = request.audit.check() if check else None
+    done = request.audit.export(None if dry_run else to)
+    if request.as_json:
+        _print_json({**done.to_json(), "check": tried and tried.to_json()})
+        return
+    for sentence in tried.sentences() if tried is not None else ():
+        click.echo(sentence)
+    if tried is not None:
+        click.echo("")
+    _show_export(done)
 
 
 @stage
@@ -310,10 +320,7 @@ def _show_summary(request: Request, summary: Summary) -> None:
     click.echo(f"        {command} ui {request.path} opens it")
 
 
-def _show_export(request: Request, done: Export) -> None:
-    if request.as_json:
-        _print_json(done.to_json())
-        return
+def _show_export(done: Export) -> None:
     wide = max(5, *(len(name) for name in done.classes))
     click.echo(f"{'class':<{wide}}  {'before':>8}  {'removed':>8}  {'lost':>8}  {'gained':>8}  {'after':>8}")
     for name, count in done.classes.items():

@@ -22,18 +22,19 @@ from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
 from auditor.fidelity import Removal
 from auditor.fidelity.verification import losses_file, result_file
-from auditor.influence import Point
+from auditor.influence import Point, evaluate
 from auditor.progress import Progress
 from auditor.storage import RunFolder
 
 
-def retrain_on_ray(config: Config, run: RunFolder, removals: Sequence[Removal]) -> None:
+def retrain_on_ray(config: Config, run: RunFolder, removals: Sequence[Removal], stage: str = "verify") -> None:
     """Run the recorded training again without chosen samples, many at a time on the connected Ray cluster.
 
     Args:
         config: The audit.
         run: Its run folder, training complete; gets one file a retraining, and those that are there are left alone.
         removals: What to leave out.
+        stage: What it is called on the terminal.
 
     Raises:
         StageError: Actors died more often than `resources.max_failures`, or a retraining failed.
@@ -51,14 +52,14 @@ def retrain_on_ray(config: Config, run: RunFolder, removals: Sequence[Removal]) 
     places = min(_places(config, asked), len(missing))
     pool = ActorPool([actor.remote(config.model_dump(mode="json"), run.uri) for _ in range(places)])
     try:
-        with Progress("verify", len(removals), "retrainings", len(removals) - len(missing)) as bar:
+        with Progress(stage, len(removals), "retrainings", len(removals) - len(missing)) as bar:
             done = pool.map_unordered(lambda one, removal: one.without.remote(removal), list(missing.values()))
             for removal, found, losses in done:
                 run.write_table(losses_file(removal), pa.table({"loss": losses}))
                 run.write_json(result_file(removal), found)  # last: it says that the retraining is done
                 bar.advance(1)
     except ray.exceptions.RayError as error:
-        raise StageError(f"verify gave up: {str(error).strip().splitlines()[-1]}") from error
+        raise StageError(f"{stage} gave up: {str(error).strip().splitlines()[-1]}") from error
 
 
 class Retrainer:
@@ -76,16 +77,25 @@ class Retrainer:
         self.trained = TrainedRun(config, RunFolder(uri), device)
 
     def without(self, removal: Removal) -> tuple[Removal, dict[str, Any], NDArray[np.float32]]:
-        """Train with the rows masked; returns the removal, what its file will hold, and all validation losses."""
+        """Train with rows masked or relabelled; returns the removal, what its file will hold, all validation losses."""
         began = time.monotonic()
         weights = np.ones(self.trained.manifest.rows)
         weights[list(removal.rows)] = 0.0
-        state = Retraining(self.trained, weights).run()
+        rows, classes = [row for row, _ in removal.relabelled], [label for _, label in removal.relabelled]
+        labels = self.trained.train.labels
+        given = labels[rows].clone()
+        labels[rows] = torch.tensor(classes, dtype=labels.dtype)
+        try:
+            state = Retraining(self.trained, weights).run()
+        finally:
+            labels[rows] = given
         point = Point.at(self.trained.precise, state.parameters, state.buffers)
-        loss = self.trained.query_loss(point)
+        measured = evaluate(self.trained.network, point, self.trained.query)
         found = {
             "rows": list(removal.rows),
-            "loss": loss if math.isfinite(loss) else None,
+            **({"relabelled": removal.relabelled} if removal.relabelled else {}),
+            "loss": measured.loss if math.isfinite(measured.loss) else None,
+            "accuracy": measured.accuracy,
             "seconds": round(time.monotonic() - began, 3),
         }
         return removal, found, self.trained.validation_losses(point)

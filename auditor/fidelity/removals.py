@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from auditor import counters
 
-Kind = Literal["none", "one", "subset", "harmful"]
+Kind = Literal["none", "one", "subset", "harmful", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,21 @@ class Removal:
 
     kind: Kind
     """`none`: the recorded training itself; `one`: a single sample; `subset`: a random share of all samples;
-    `harmful`: the samples called most harmful, together."""
+    `harmful`: the samples called most harmful, together; `verdicts`: those that reviewers decided on."""
     rows: tuple[int, ...]
     """Ascending."""
     share: float = 0.0
     """Of the training rows; 0 for none and one."""
     chooses: bool = False
     """Whether it belongs to the half that chooses methods and settings; the other half judges them."""
+    relabelled: tuple[tuple[int, int], ...] = ()
+    """Rows that stay with another class, and that class; ascending."""
 
     @property
     def key(self) -> str:
-        """Names the retraining by what is left out, so that it is never done twice."""
-        return hashlib.blake2b(np.array(self.rows, dtype="<i4").tobytes(), digest_size=12).hexdigest()
+        """Names the retraining by what is left out or changed, so that it is never done twice."""
+        changed = np.array(self.relabelled, dtype="<i4").tobytes()
+        return hashlib.blake2b(np.array(self.rows, dtype="<i4").tobytes() + changed, digest_size=12).hexdigest()
 
 
 def share_count(share: float, rows: int) -> int:

@@ -186,6 +186,12 @@ class Tracking:
         if agreement is not None:
             self._client.log_metric(self.run_id, "explain.lds", agreement)
 
+    def log_check(self, found: dict[str, Any]) -> None:
+        """Log what training with the reviewers' verdicts came to, as `Check.to_json` gives it."""
+        metrics = tracking_store.flat_metrics({"check": found})
+        for name, value in metrics.items():
+            self._client.log_metric(self.run_id, name, value)
+
     def _log_folder(self, name: str, below: str | None = None) -> None:
         if self._folder.local is not None:
             tracking_store.log_folder(self._client, self.run_id, str(self._folder.local / name), below)

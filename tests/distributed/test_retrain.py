@@ -126,6 +126,26 @@ def test_a_retraining_is_judged_by_the_query(audit, run):
     assert expected != pytest.approx(evaluate(trained.network, trained.point(0), trained.chunks("validation")).loss)
 
 
+def test_a_relabelled_sample_is_trained_with_its_new_label_and_keeps_the_old_one_afterwards(audit, run):
+    actor = Retrainer(audit.model_dump(mode="json"), run.uri)
+    given = actor.trained.train.labels.clone()
+    wanted = (int(given[11]) + 1) % 10
+    removal = Removal("verdicts", (7,), relabelled=((11, wanted),))
+    _, found, _ = actor.without(removal)
+    assert torch.equal(actor.trained.train.labels, given)
+    assert (found["rows"], found["relabelled"]) == ([7], ((11, wanted),))
+    trained = TrainedRun(audit, run, CPU)
+    trained.train.labels[11] = wanted
+    weights = np.ones(trained.manifest.rows)
+    weights[7] = 0.0
+    state = Retraining(trained, weights).run()
+    expected = evaluate(
+        trained.network, Point.at(trained.precise, state.parameters, state.buffers), trained.chunks("validation")
+    )
+    assert found["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    assert found["accuracy"] == expected.accuracy
+
+
 def test_a_diverged_retraining_is_left_out_and_said(audit, run, tmp_path, caplog):
     folder = RunFolder(tmp_path / "copy")
     shutil.copytree(run.path, folder.path, dirs_exist_ok=True)

@@ -62,7 +62,7 @@ def test_a_card_has_its_rank_among_all_samples_by_every_method_and_by_priority(t
     assert gallery(ranking, RunFolder(tmp_path), 1).orders == ("gif", "loss", "margin", "aum", "priority")
 
 
-def test_the_last_verdict_on_a_sample_is_shown_and_open_where_there_is_none(tmp_path):
+def test_the_verdict_that_counts_on_a_sample_is_shown_and_open_where_there_is_none(tmp_path):
     _, ranking, cards = _cards(tmp_path)
     assert {card.verdict for card in cards} == {"open"}
     one, two = cards[0].sample_id, cards[1].sample_id
