@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-
-from auditor.config import RECORDED, Config, differences, load_config, parse_config
+from auditor.config import Config, load_config
 from auditor.data import Dataset
 from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
-from auditor.errors import InputError, StageError
+from auditor.errors import StageError
 from auditor.model_check import check_model
+from auditor.opening import open_run
 from auditor.plan import Plan
 from auditor.plan import plan as make_plan
 from auditor.report import Summary, read_report
@@ -43,9 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("auditor")
 
-CONFIG_FILE = "config.yaml"
 STAGES_FILE = "stages.json"
-_VERSIONED = ("auditor", "ray", "torch", "torchvision", "numpy", "pyarrow", "mlflow")
 
 
 class Audit:
@@ -83,26 +78,7 @@ class Audit:
         Raises:
             InputError: The folder cannot be used, or belongs to another configuration; the difference is named.
         """
-        try:
-            return self._open()
-        except OSError as error:
-            raise InputError(f"run {mask(self.config.run)}: cannot be a run folder ({error})") from error
-
-    def _open(self) -> RunFolder:
-        folder = RunFolder(self.config.run)
-        resolved = _masked(self.config.model_dump(mode="json"))
-        # Until there is data, nothing in the folder depends on the configuration that was kept.
-        if folder.exists(CONFIG_FILE) and folder.exists(DATASET_FILE):
-            kept = yaml.safe_load(folder.read_bytes(CONFIG_FILE))
-            before = {key: value for key, value in kept.items() if key not in RECORDED}
-            changed = differences(parse_config(before, folder.full(CONFIG_FILE)), parse_config(resolved))
-            if changed:
-                raise InputError(f"{folder}: was made with another configuration ({'; '.join(changed)})")
-            return folder
-        versions = {name: metadata.version(name) for name in _VERSIONED}
-        recorded = {**resolved, "versions": versions, "revision": _revision()}
-        folder.write_bytes(CONFIG_FILE, yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True).encode())
-        return folder
+        return open_run(self.config)
 
     def plan(self) -> Plan:
         """What this audit will do and cost; nothing is written.
@@ -368,14 +344,15 @@ class Audit:
 
     def _on_workers(self, *tasks: str) -> None:
         """Let the training workers compute what is not there yet of some tasks, and say what came of each."""
+        from auditor.distributed.outcomes import idle_workers, say
         from auditor.distributed.tasks import unfinished
 
         missing = unfinished(self.config, self.folder, tasks)
         for task in tasks:
             if task not in missing:
-                self._say(task)
-        if "train" in missing:
-            self._warn_of_idle_workers()
+                say(task, self.folder)
+        if "train" in missing and (idle := idle_workers(self.config)):
+            log.warning("train: %s", idle)
         elif "train" in tasks and "train" not in self._seconds():
             # Workers can outlive a killed command and end training without it.
             self._record("train", self._manifest.seconds)
@@ -387,46 +364,10 @@ class Audit:
                 run_on_workers(self.config, self.folder, missing, self._ended)
 
     def _ended(self, task: str, seconds: float) -> None:
+        from auditor.distributed.outcomes import say
+
         self._record(task, seconds)
-        self._say(task)
-
-    def _say(self, task: str) -> None:
-        match task:
-            case "train":
-                done = self._manifest
-                log.info(
-                    "train: %d steps of %d samples in %.1f s, %d checkpoints",
-                    done.steps,
-                    done.batch_size,
-                    done.seconds,
-                    len(done.checkpoints),
-                )
-            case "replay":
-                from auditor.distributed.replay_files import Replay
-
-                replay = Replay.read(self.folder)
-                drift = max(replay.drift.values())
-                log.info("replay: drift at most %.1e, the cotangent grew %.3g-fold", drift, replay.predictability)
-            case "hif":
-                from auditor.distributed.hif_files import Hif
-
-                hif = Hif.read(self.folder)
-                log.info("hif: solved for %s", ", ".join(hif.columns))
-                for warning in hif.warnings():
-                    log.warning("hif: %s", warning)
-            case "gif_step":
-                log.info("gif_step: every step of training taken again")
-
-    def _warn_of_idle_workers(self) -> None:
-        micro_batches = self.config.train.batch_size // self.config.train.micro_batch_size
-        workers = self.config.resources.train_workers
-        if micro_batches < workers:
-            log.warning(
-                "train: a step has %d micro-batches, so %d of %d workers have nothing to do",
-                micro_batches,
-                workers - micro_batches,
-                workers,
-            )
+        say(task, self.folder)
 
     @property
     def _manifest(self) -> Manifest:
@@ -477,22 +418,3 @@ class Audit:
         trained = TrainedRun(self.config, self.folder, torch.device("cpu"))
         example, _ = next(iter(trained.chunks("validation")))
         tracking.log_model(trained.model(), example, self.folder.full(checkpoint_folder(trained.manifest.steps)))
-
-
-def _masked(tree: Any) -> Any:
-    """The same tree with credentials in addresses replaced."""
-    if isinstance(tree, dict):
-        return {key: _masked(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_masked(value) for value in tree]
-    return mask(tree) if isinstance(tree, str) else tree
-
-
-def _revision() -> str | None:
-    """The git revision of the working directory, marked when files are changed; None outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
