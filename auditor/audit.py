@@ -351,8 +351,9 @@ class Audit:
         for task in tasks:
             if task not in missing:
                 say(task, self.folder)
-        if "train" in missing and (idle := idle_workers(self.config)):
-            log.warning("train: %s", idle)
+        if "train" in missing:
+            if idle := idle_workers(self.config):
+                log.warning("train: %s", idle)
         elif "train" in tasks and "train" not in self._seconds():
             # Workers can outlive a killed command and end training without it.
             self._record("train", self._manifest.seconds)
