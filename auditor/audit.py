@@ -126,8 +126,15 @@ class Audit:
                 tracking.log_report(summary)
                 self._log_model(tracking)
             if self.config.review.queue:
-                self.queue()
+                self._queue_or_say_why()
         return summary
+
+    def _queue_or_say_why(self) -> None:
+        """Scores, report and model stand; a server without review queues, or one that is away, takes none of it."""
+        try:
+            self.queue()
+        except StageError as error:
+            log.warning("no review queue: %s (the same command tries again; review.queue: 0 asks for none)", error)
 
     def prepare(self) -> Dataset:
         """Check the rows and take the snapshot that is audited, unless it is there already.

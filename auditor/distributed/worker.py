@@ -34,7 +34,9 @@ def work(settings: dict[str, Any]) -> str | None:
         if journal is not None:
             journal.begin(name, *task.extent(config, run), task.unit)
         progress = journal.reach if journal is not None else lambda _: None
-        reason = task.work(config, run, get_device(), progress)
+        found = task.work(config, run, get_device(), progress)
+        # Some tasks tell the first worker alone; all have to stop together.
+        reason: str | None = group.from_first_rank(lambda found=found: found)  # type: ignore[misc]
         if reason is not None:
             return reason
         if journal is not None:

@@ -36,8 +36,9 @@ class Removal:
     @property
     def key(self) -> str:
         """Names the retraining by what is left out or changed, so that it is never done twice."""
-        changed = np.array(self.relabelled, dtype="<i4").tobytes()
-        return hashlib.blake2b(np.array(self.rows, dtype="<i4").tobytes() + changed, digest_size=12).hexdigest()
+        # −1 is no row: what stands before it cannot be taken for what stands behind it.
+        changed = [-1, *np.array(self.relabelled).ravel()] if self.relabelled else []
+        return hashlib.blake2b(np.array([*self.rows, *changed], dtype="<i4").tobytes(), digest_size=12).hexdigest()
 
 
 def share_count(share: float, rows: int) -> int:

@@ -41,13 +41,15 @@ def read_csv(path: str | Path, sample_ids: Collection[str], class_names: Sequenc
 
 
 def news(verdicts: Sequence[Verdict], history: Sequence[Verdict]) -> list[Verdict]:
-    """Those that say something else than the same reviewer's newest one: a file that is read again adds nothing.
+    """Those that say something else than the same reviewer's newest one from a file.
+
+    A file that is read again adds nothing, and undoes nothing that was decided in MLflow since.
 
     Args:
         verdicts: From a file.
         history: What is known, the oldest first.
     """
-    known = {(v.sample_id, v.reviewer): (v.verdict, v.new_label, v.comment) for v in history}
+    known = {(v.sample_id, v.reviewer): (v.verdict, v.new_label, v.comment) for v in history if v.source == "csv"}
     return [v for v in verdicts if known.get((v.sample_id, v.reviewer)) != (v.verdict, v.new_label, v.comment)]
 
 

@@ -216,18 +216,21 @@ def _own_names(config: Config, dataset: Dataset) -> dict[str, str]:
 
 
 def _next(config: Config, run: RunFolder, target: RunFolder, dataset: Dataset) -> dict[str, Any]:
-    """The configuration that audits the export: the same in all but its rows, compared with this audit."""
+    """The configuration that audits the export: the same in all but its rows, compared with this audit.
+
+    Credentials in addresses are masked, since the file is passed on: object stores read theirs from the environment.
+    """
     raw = config.model_dump(mode="json")
     raw["run"] = f"{mask(config.run).rstrip('/')}-next"
     names = _own_names(config, dataset)
     raw["data"] |= {"label_noise": 0.0, "class_names": None, "limit": {}}
-    paths: dict[str, str] = {split: f"{target}/{split}.parquet" for split in SPLITS}
+    paths: dict[str, str] = {split: f"{mask(str(target))}/{split}.parquet" for split in SPLITS}
     raw["data"]["source"] = {"kind": "parquet", **paths}
     if not names:
         raw["data"]["columns"] = {}
     if dataset.true_labels:
         raw["data"]["columns"]["true_label"] = names.get("true_label", "true_label")
-    raw["review"]["predecessor"] = str(run)
+    raw["review"]["predecessor"] = mask(str(run))
     raw["mlflow"]["tracking_uri"] = mask(config.mlflow.tracking_uri)
     return parse_config(raw).model_dump(mode="json")
 

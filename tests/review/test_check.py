@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from auditor.errors import InputError, StageError
+from auditor.fidelity.removals import Removal
 from auditor.fidelity.verification import result_file
 from auditor.review.check import CHECK_FILE, checked, planned_check
 from auditor.review.evidence import Evidence
@@ -65,6 +66,11 @@ def test_removed_and_relabelled_rows_are_masked_and_then_the_verdicts_applied(au
     assert (applied.rows, applied.relabelled) == ((7,), ((3, classes[3]),))
     assert len({removal.key for removal in (recorded, masked, applied)}) == 3
     assert applied.key != replace(applied, relabelled=((3, (classes[3] + 1) % 4),)).key
+
+
+def test_what_is_relabelled_is_never_taken_for_what_is_left_out():
+    assert Removal("verdicts", (5,), relabelled=((7, 9),)).key != Removal("verdicts", (5, 7, 9)).key
+    assert Removal("verdicts", (5, 7)).key == Removal("subset", (5, 7), 0.05).key
 
 
 def test_without_a_verdict_that_changes_a_row_there_is_nothing_to_check(audit, run):

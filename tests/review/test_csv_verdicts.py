@@ -86,3 +86,9 @@ def test_a_file_read_again_adds_nothing_but_a_change_of_mind_does(tmp_path):
     assert news(first, first) == []
     changed = [Verdict("cat/1.jpg", "remove", None, "", "ada", NOW + timedelta(hours=1), "csv")]
     assert news(first, [*first, *changed]) == first[:1]
+
+
+def test_a_file_read_again_undoes_nothing_that_was_decided_in_mlflow_since(tmp_path):
+    first = read(tmp_path, HEADER + "cat/1.jpg,remove,,,ada\n")
+    since = Verdict("cat/1.jpg", "keep", None, "", "ada", NOW + timedelta(hours=1), "mlflow", "tr-1")
+    assert news(first, [*first, since]) == []

@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from auditor.config import load_config
 from auditor.data import prepare
 from auditor.data.dataset import Dataset
 from auditor.errors import InputError
-from auditor.review.export import export
+from auditor.review.export import _next, export
 from auditor.review.review import review
 from auditor.storage import RunFolder
 from tests.docs.pages import ROOT, tables
@@ -198,3 +199,11 @@ def test_a_folder_of_class_folders_gets_a_list_of_paths_and_keeps_its_images(tmp
     assert table["image"].combine_chunks().field("bytes").null_count == len(table)
     _, dataset, _ = audited_again(tmp_path / "out", tmp_path)
     assert dataset.fingerprint == done.fingerprint
+
+
+def test_the_next_configuration_holds_no_credentials(digits):
+    config, run, *_ = digits
+    address = "s3://key:hidden@bucket/{}?region=us-east-1"
+    found = _next(config, RunFolder(address.format("run")), RunFolder(address.format("out")), Dataset.load(run))
+    assert "hidden" not in yaml.safe_dump(found)
+    assert found["review"]["predecessor"] == "s3://***@bucket/run?region=us-east-1"
