@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from auditor.plan import plan as make_plan
 from auditor.report import Summary, read_report
 from auditor.report import report as write_report
 from auditor.report.masking import mask
+from auditor.stages import Stages
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest, TrajectoryReader
 from auditor.trajectory.manifest import checkpoint_folder
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from auditor.review.review import Review
 
 log = logging.getLogger("auditor")
-
-STAGES_FILE = "stages.json"
 
 
 class Audit:
@@ -106,9 +104,7 @@ class Audit:
             opening = beside.submit(Tracking, self.config, self.folder)
             try:
                 if not self._scored:
-                    from auditor.distributed.cluster import cluster
-
-                    connection.enter_context(cluster(self.config.resources, self._verbose))
+                    connection.enter_context(self._ray())
             finally:
                 # Entered whatever happened, so that the MLflow run is always closed.
                 tracking = stack.enter_context(opening.result())
@@ -121,7 +117,7 @@ class Audit:
                 self.verify()
             connection.close()
             summary = self.report()
-            with self._timed("track"):
+            with self._stages.timed("track"):
                 tracking.log_training()
                 tracking.log_report(summary)
                 self._log_model(tracking)
@@ -145,7 +141,7 @@ class Audit:
         if self.folder.exists(DATASET_FILE):
             dataset = Dataset.load(self.folder)
         else:
-            with self._timed("prepare"):
+            with self._stages.timed("prepare"):
                 dataset = prepare_dataset(self.config, self.folder)
         check_model(self.config, dataset.input_shape, len(dataset.class_names))
         counts = ", ".join(f"{facts.rows:,} {split}" for split, facts in dataset.splits.items())
@@ -207,10 +203,9 @@ class Audit:
 
     def _score(self) -> int:
         if not self._scored:
-            from auditor.distributed.cluster import cluster
             from auditor.distributed.score import score_on_ray
 
-            with cluster(self.config.resources, self._verbose), self._timed("score"):
+            with self._ray(), self._stages.timed("score"):
                 score_on_ray(self.config, self.folder)
         rows = Dataset.load(self.folder).splits["train"].rows
         log.info("score: %s samples by %s", f"{rows:,}", ", ".join(self.config.score.methods))
@@ -245,16 +240,10 @@ class Audit:
 
         TrajectoryReader(self.folder)
         if not is_explained(self.config, self.folder):
-            from auditor.distributed.cluster import cluster
-
-            with cluster(self.config.resources, self._verbose), self._timed("explain"):
+            with self._ray(), self._stages.timed("explain"):
                 explain_on_ray(self.config, self.folder)
         found = write_explanations(self.config, self.folder)
-        if self._logged:
-            from auditor.report.tracking import Tracking
-
-            with Tracking(self.config, self.folder) as tracking:
-                tracking.log_explanations(found.lds)
+        self._log_beside(lambda tracking: tracking.log_explanations(found.lds))
         return found
 
     def report(self) -> Summary:
@@ -271,7 +260,7 @@ class Audit:
 
         if not self._scored:
             raise StageError(f"{self.folder}: holds no scores; score first")
-        with self._timed("report"):
+        with self._stages.timed("report"):
             before = predecessor(self.config)
             if before is not None:
                 carry_over(self.folder, before)
@@ -286,7 +275,7 @@ class Audit:
         """
         from auditor.review.queue import fill_queue
 
-        with self._timed("queue"):
+        with self._stages.timed("queue"):
             filled = fill_queue(self.config, self.folder)
         settled = f"; {filled.settled} were decided before" if filled.settled else ""
         where = f", {filled.page}" if filled.page else ""
@@ -332,21 +321,16 @@ class Audit:
         removals = planned_check(self.folder)
         self._retrain(removals, "check")
         found = checked(self.folder, removals)
-        if self._logged:
-            from auditor.report.tracking import Tracking
-
-            with Tracking(self.config, self.folder) as tracking:
-                tracking.log_check(found.to_json())
+        self._log_beside(lambda tracking: tracking.log_check(found.to_json()))
         return found
 
     def _retrain(self, removals: Sequence[Removal], stage: str) -> None:
         from auditor.fidelity.verification import result_file
 
         if not all(self.folder.exists(result_file(removal)) for removal in removals):
-            from auditor.distributed.cluster import cluster
             from auditor.distributed.retrain import retrain_on_ray
 
-            with cluster(self.config.resources, self._verbose), self._timed(stage):
+            with self._ray(), self._stages.timed(stage):
                 retrain_on_ray(self.config, self.folder, removals, stage)
 
     def _on_workers(self, *tasks: str) -> None:
@@ -361,21 +345,38 @@ class Audit:
         if "train" in missing:
             if idle := idle_workers(self.config):
                 log.warning("train: %s", idle)
-        elif "train" in tasks and "train" not in self._seconds():
+        elif "train" in tasks and "train" not in self._stages:
             # Workers can outlive a killed command and end training without it.
-            self._record("train", self._manifest.seconds)
+            self._stages.record("train", self._manifest.seconds)
         if missing:
-            from auditor.distributed.cluster import cluster
             from auditor.distributed.workers import run_on_workers
 
-            with cluster(self.config.resources, self._verbose):
+            with self._ray():
                 run_on_workers(self.config, self.folder, missing, self._ended)
 
     def _ended(self, task: str, seconds: float) -> None:
         from auditor.distributed.outcomes import say
 
-        self._record(task, seconds)
+        self._stages.record(task, seconds)
         say(task, self.folder)
+
+    def _ray(self) -> AbstractContextManager[None]:
+        """The cluster, for the length of a block; the same one where a block around it has it already."""
+        from auditor.distributed.cluster import cluster
+
+        return cluster(self.config.resources, self._verbose)
+
+    def _log_beside(self, log_what: Callable[[Tracking], None]) -> None:
+        """Log more to the audit's MLflow run, where it has one."""
+        if self._logged:
+            from auditor.report.tracking import Tracking
+
+            with Tracking(self.config, self.folder) as tracking:
+                log_what(tracking)
+
+    @property
+    def _stages(self) -> Stages:
+        return Stages(self.folder)
 
     @property
     def _manifest(self) -> Manifest:
@@ -391,31 +392,18 @@ class Audit:
     @property
     def _logged(self) -> bool:
         """Whether the report is there and stands in the configured tracking store."""
-        if "track" not in self._seconds() or not self.folder.exists("report/report.html"):
+        if "track" not in self._stages or not self.folder.exists("report/report.html"):
             return False
         return bool(self.folder.read_json("mlflow.json")["tracking_uri"] == mask(self.config.mlflow.tracking_uri))
 
     @property
     def _queued(self) -> bool:
         """Whether the review queue was filled to its end."""
-        return "queue" in self._seconds()
+        return "queue" in self._stages
 
     @property
     def _scored(self) -> bool:
         return self.folder.exists("scores")
-
-    def _seconds(self) -> dict[str, float]:
-        return dict(self.folder.read_json(STAGES_FILE)["seconds"]) if self.folder.exists(STAGES_FILE) else {}
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Record how long a stage took, once it has ended well."""
-        started = time.monotonic()
-        yield
-        self._record(stage, time.monotonic() - started)
-
-    def _record(self, stage: str, seconds: float) -> None:
-        self.folder.write_json(STAGES_FILE, {"seconds": {**self._seconds(), stage: round(seconds, 3)}})
 
     def _log_model(self, tracking: Tracking) -> None:
         """Hand MLflow the trained network, its running statistics replaced by the ones it was evaluated with."""
