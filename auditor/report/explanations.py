@@ -210,7 +210,7 @@ def _truth(run: RunFolder, names: list[str]) -> dict[int, str]:
 
 
 def _pictures(run: RunFolder, split: str, rows: list[int]) -> dict[int, Picture]:
-    found = inputs_of(run, split, np.unique(np.array(rows, dtype=np.int32)))
+    found = inputs_of(run, split, sorted(set(rows)))
     return {row: _picture(line) for row, line in found.items()}
 
 

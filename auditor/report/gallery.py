@@ -93,7 +93,7 @@ def gallery(ranking: Ranking, run: RunFolder, count: int) -> Gallery:
     ranks = {order: _ranks(ranking, order) for order in ranking.orders}
     better = np.minimum(np.arange(1, len(ranking.rows) + 1), ranks[PRIORITY])
     chosen = np.sort(np.argsort(better, kind="stable")[:count])
-    inputs = inputs_of(run, "train", ranking.rows[chosen])
+    inputs = inputs_of(run, "train", ranking.rows[chosen].tolist())
     verdicts = _verdicts(run)
     cards = (
         _card(ranking, line, place, [int(by_order[place]) for by_order in ranks.values()], inputs, verdicts)

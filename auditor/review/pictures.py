@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image
 
 from auditor.report.thumbnails import thumbnail
-from auditor.storage import RunFolder
 
 _TINY = 32
 """Images up to this many pixels are enlarged pixel by pixel: the pane shows them as large as they are."""
 _SIZES = (160, 128, 96, 64, 48, 32, 16)
 _QUALITIES = (60, 40, 25)
-
-
-def read_inputs(run: RunFolder, sample_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`image` or `features` of some training samples by sample_id; nothing else of the snapshot is held."""
-    from pyarrow import dataset
-
-    files = [run.full(f"dataset/train/{name}") for name in run.names("dataset/train") if name.endswith(".parquet")]
-    train = dataset.dataset(files, format="parquet", filesystem=run.filesystem)
-    columns = ["sample_id", *(name for name in ("image", "features") if name in train.schema.names)]
-    wanted = dataset.field("sample_id").isin(pa.array(sample_ids, pa.string()))
-    return {line["sample_id"]: line for line in train.to_table(columns=columns, filter=wanted).to_pylist()}
 
 
 def shrunk(image: Mapping[str, bytes | str | None]) -> Image.Image | None:

@@ -12,12 +12,13 @@ from PIL import Image
 
 from auditor.config import Config
 from auditor.errors import StageError
+from auditor.report.inputs import inputs_of
 from auditor.report.masking import mask
 from auditor.report.tracking_store import connect, log_folder
 from auditor.review.evidence import Ranked
 from auditor.review.items import chosen, item_id, make_item, picture_room, shown_features
 from auditor.review.mlflow_queue import MlflowQueue, Question
-from auditor.review.pictures import data_uri, png, read_inputs, shrunk
+from auditor.review.pictures import data_uri, png, shrunk
 from auditor.review.predecessor import predecessor
 from auditor.review.verdicts import WORDS, current, read_verdicts
 from auditor.storage import RunFolder
@@ -112,7 +113,7 @@ def _pictures(config: Config, run: RunFolder, run_id: str, lines: Sequence[Mappi
     A tracking server gets larger images as artifacts, whose addresses the pane can show; without a server nobody knows
     the address, and the picture becomes as good as fits into the text.
     """
-    inputs = read_inputs(run, [line["sample_id"] for line in lines])
+    inputs = inputs_of(run, "train", [line["sample_id"] for line in lines], key="sample_id")
     server = config.mlflow.tracking_uri.rstrip("/")
     server = server if server.startswith(("http://", "https://")) and "@" not in server else ""
     shown, large = {}, dict[str, Image.Image]()

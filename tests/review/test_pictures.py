@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auditor.review.pictures import data_uri, png, read_inputs, shrunk
+from auditor.report.inputs import inputs_of
+from auditor.review.pictures import data_uri, png, shrunk
 from tests.report.builders import Audit, digit_like
 from tests.report.builders import png as encoded
 
@@ -51,6 +52,6 @@ def test_a_picture_for_a_server_is_png():
 def test_inputs_are_read_by_sample(tmp_path):
     audit = Audit()
     _, run = audit.write(tmp_path)
-    found = read_inputs(run, ["sample-00033", "sample-00002"])
+    found = inputs_of(run, "train", ["sample-00033", "sample-00002"], key="sample_id")
     assert found.keys() == {"sample-00033", "sample-00002"}
     assert found["sample-00002"]["image"]["bytes"] == encoded(digit_like(audit.true[2], 2))
