@@ -8,13 +8,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.data import ActorPoolStrategy
 
-from auditor.config import Config, parse_config
-from auditor.data import Dataset, inputs_of_batch
+from auditor.config import Config
+from auditor.data import Dataset
 from auditor.distributed.explain_inputs import ExplainInputs, Images, prepare_explaining
-from auditor.distributed.loop import dtype_of, new_model
-from auditor.distributed.score import cause, device_of, inputs_column, reserved, training_rows
+from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
 from auditor.errors import StageError
 from auditor.fidelity.agreement import FEWEST, spearman
 from auditor.fidelity.verification import read_effects
@@ -22,7 +20,6 @@ from auditor.influence import derivatives_along, directions_to
 from auditor.influence.extremes import Extremes
 from auditor.influence.solvers import UnsolvableError
 from auditor.progress import Progress
-from auditor.sam import Network
 from auditor.storage import RunFolder
 
 EXPLAIN = "explain"
@@ -77,14 +74,7 @@ def explain_on_ray(config: Config, run: RunFolder) -> None:
     extremes = Extremes(len(images.rows), config.explain.samples)
     predicted = np.zeros(retrained.effects.shape)
     if len(images.rows):
-        pipeline = training_rows(config, run, dataset).map_batches(
-            Explainer,
-            fn_constructor_args=(config.model_dump(mode="json"), run.uri, ray.put(inputs)),
-            batch_format="pyarrow",
-            batch_size=None,
-            compute=ActorPoolStrategy(size=config.resources.score_actors),
-            **reserved(config),
-        )
+        pipeline = over_rows(config, run, dataset, Explainer, ray.put(inputs), batch_size=None)
         try:
             with Progress("explain", dataset.splits["train"].rows, "samples") as bar:
                 for block in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -126,21 +116,18 @@ class Explainer:
     """
 
     def __init__(self, settings: dict[str, Any], uri: str, prepared: ray.ObjectRef) -> None:
-        self.config = parse_config(settings)
-        torch.set_num_threads(self.config.resources.cpus_per_worker)
-        self.device = device_of(self.config)
-        self.dataset = Dataset.load(RunFolder(uri))
-        self.network = Network(new_model(self.config, self.dataset).to(self.device))
+        self.reader = RowReader(settings, uri)
         self.inputs: ExplainInputs = ray.get(prepared)
-        self.directions = directions_to(self.inputs.directions, self.device)
+        self.directions = directions_to(self.inputs.directions, self.reader.device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One row a block: its most influential samples, and what leaving out its part of each subset would do."""
         images, left_out = len(self.inputs.images.rows), self.inputs.retrained.rows
-        extremes = Extremes(images, self.config.explain.samples)
+        config = self.reader.config
+        extremes = Extremes(images, config.explain.samples)
         predicted = np.zeros((len(left_out), images))
-        for first in range(0, len(block), self.config.score.batch_size):
-            batch = block.slice(first, self.config.score.batch_size)
+        for first in range(0, len(block), config.score.batch_size):
+            batch = block.slice(first, config.score.batch_size)
             rows = np.asarray(batch["row"].to_numpy(), dtype=np.int64)
             influence = self._influence(batch, rows)
             if not np.isfinite(influence).all():
@@ -160,9 +147,7 @@ class Explainer:
 
     def _influence(self, batch: pa.Table, rows: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:
         """Of each sample on each image, [m, M]."""
-        inputs = inputs_of_batch(batch[inputs_column(self.dataset)], self.dataset, dtype_of(self.config))
-        labels = torch.as_tensor(batch["label"].to_numpy().astype(np.int64), device=self.device)
-        along = derivatives_along(self.network, self.directions, inputs.to(self.device), labels).cpu().numpy()
+        along = derivatives_along(self.reader.network, self.directions, *self.reader.tensors(batch)).cpu().numpy()
         weights = self.inputs.weights[rows]
         summed = np.einsum("kp,kpz->kz", weights, along.reshape(len(rows), weights.shape[1], -1))
         return np.asarray(summed)

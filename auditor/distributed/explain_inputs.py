@@ -16,7 +16,7 @@ from auditor.distributed.scoring_inputs import exposures, gif_directions, used_c
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.removals import Removal
 from auditor.fidelity.verification import losses_file, read_effects
-from auditor.influence import Direction, Point, directions_to, query_gradient, sample_logits
+from auditor.influence import Direction, Point, directions_to, query_gradient
 from auditor.influence.ekfac import EKFAC
 from auditor.storage import RunFolder
 
@@ -84,10 +84,7 @@ def prepare_explaining(config: Config, run: RunFolder, device: torch.device) -> 
 
 
 def _images(trained: TrainedRun, point: Point, count: int) -> Images:
-    chunks = trained.chunks("validation")
-    with torch.no_grad():
-        pairs = [(sample_logits(trained.network, point, inputs), labels) for inputs, labels in chunks]
-    logits, labels = torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
+    logits, labels = trained.validation_logits(point)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
     probabilities, predicted = logits.double().softmax(dim=1).max(dim=1)
     wrong = torch.nonzero(predicted != labels).flatten()
@@ -98,7 +95,7 @@ def _images(trained: TrainedRun, point: Point, count: int) -> Images:
 
     return Images(
         rows=np.asarray(shown.cpu().numpy()),
-        sample_ids=[chunks.samples.sample_ids[row] for row in shown.tolist()],
+        sample_ids=[trained.validation.sample_ids[row] for row in shown.tolist()],
         labels=of(labels),
         predicted=of(predicted),
         probabilities=of(probabilities),

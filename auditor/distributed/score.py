@@ -11,25 +11,21 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy, DataContext
 
-from auditor.config import Config, parse_config
-from auditor.data import Dataset, inputs_of_batch
-from auditor.distributed.cluster import worker_resources
+from auditor.config import Config
+from auditor.data import Dataset
 from auditor.distributed.journal import look_interval
-from auditor.distributed.loop import dtype_of, new_model
+from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
 from auditor.influence import derivatives_along, directions_to, sample_logits
 from auditor.methods import METHODS, base, in_order
 from auditor.progress import Progress, Watch
-from auditor.sam import Network
 from auditor.sam.step import margin
 from auditor.storage import FORMAT_VERSION, RunFolder
 
 SCORES = "scores"
 EVALUATION = "evaluation.json"
-_OURS = f"{StageError.__module__}.{StageError.__qualname__}: "
 
 
 def score_on_ray(config: Config, run: RunFolder) -> int:
@@ -51,21 +47,13 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
     rows = dataset.splits["train"].rows
     if run.exists(SCORES):
         return rows
-    settings = config.model_dump(mode="json")
     prepared, evaluation = _prepared(config, run)
     run.write_json(EVALUATION, evaluation)
 
     aside = f".{SCORES}"
     run.remove(aside)
     run.make(aside)
-    pipeline = training_rows(config, run, dataset).map_batches(
-        Scorer,
-        fn_constructor_args=(settings, run.uri, prepared),
-        batch_format="pyarrow",
-        batch_size=config.score.batch_size,
-        compute=ActorPoolStrategy(size=config.resources.score_actors),
-        **reserved(config),
-    )
+    pipeline = over_rows(config, run, dataset, Scorer, prepared, config.score.batch_size)
     written = _Written(run, aside)
     try:
         with (
@@ -90,32 +78,25 @@ class Scorer:
     """
 
     def __init__(self, settings: dict[str, Any], uri: str, prepared: ray.ObjectRef) -> None:
-        self.config = parse_config(settings)
-        torch.set_num_threads(self.config.resources.cpus_per_worker)
-        self.device = device_of(self.config)
-        self.dataset = Dataset.load(RunFolder(uri))
-        self.network = Network(new_model(self.config, self.dataset).to(self.device))
+        self.reader = RowReader(settings, uri)
+        device = self.reader.device
         found: ScoringInputs = ray.get(prepared)
-        self.final = found.final.to(self.device)
-        self.directions = directions_to(found.directions, self.device)
-        self.weights = {
-            column: torch.as_tensor(weights, device=self.device) for column, weights in found.weights.items()
-        }
+        self.final = found.final.to(device)
+        self.directions = directions_to(found.directions, device)
+        self.weights = {column: torch.as_tensor(weights, device=device) for column, weights in found.weights.items()}
         self.known = found.known
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one batch: one row in, one row out."""
         rows = batch["row"].to_numpy()
-        indices = torch.from_numpy(rows.astype(np.int64)).to(self.device)
-        inputs = inputs_of_batch(batch[inputs_column(self.dataset)], self.dataset, dtype_of(self.config))
-        inputs = inputs.to(self.device)
-        labels = torch.as_tensor(batch["label"].to_numpy().astype(np.int64), device=self.device)
-        methods = self.config.score.methods
+        indices = torch.from_numpy(rows.astype(np.int64)).to(self.reader.device)
+        inputs, labels = self.reader.tensors(batch)
+        network, methods = self.reader.network, self.reader.config.score.methods
         with torch.no_grad():
-            logits = sample_logits(self.network, self.final, inputs)
+            logits = sample_logits(network, self.final, inputs)
             probabilities, suggested = logits.softmax(dim=1).max(dim=1)
         columns: dict[str, Any] = {"sample_id": batch["sample_id"], "label": batch["label"]}
-        derivatives = derivatives_along(self.network, self.directions, inputs, labels)
+        derivatives = derivatives_along(network, self.directions, inputs, labels)
         scores: dict[str, NDArray[np.floating]] = {column: values[rows] for column, values in self.known.items()}
         for column, weights in self.weights.items():
             scores[column] = (weights[indices] * derivatives).sum(dim=1).cpu().numpy()
@@ -132,22 +113,6 @@ class Scorer:
         scored = pa.table(columns, metadata={b"auditor.format_version": str(FORMAT_VERSION).encode()})
         _refuse_not_finite(scored)
         return scored
-
-
-def training_rows(config: Config, run: RunFolder, dataset: Dataset) -> ray.data.Dataset:
-    """The training snapshot (row, sample_id, image or features, label) as a stream of blocks for the actors."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False  # ours is shown
-    # The newer reader lists, plans and reads in processes of their own: 6 s more before the first row (Ray 2.60).
-    context.use_datasource_v2 = False
-    rows = dataset.splits["train"].rows
-    block = int(np.clip(-(-rows // (4 * config.resources.score_actors)), config.score.batch_size, 8192))
-    return ray.data.read_parquet(
-        run.full("dataset/train"),
-        filesystem=run.filesystem,
-        columns=["row", "sample_id", inputs_column(dataset), "label"],
-        num_cpus=1,
-    ).repartition(target_num_rows_per_block=block)
 
 
 class _Written:
@@ -191,22 +156,6 @@ def _prepare(config: Config, run: RunFolder) -> ScoringInputs:
     return prepare_scoring(config, run, device_of(config))
 
 
-def inputs_column(dataset: Dataset) -> str:
-    """The column of the snapshot that the network reads."""
-    return "image" if dataset.is_image else "features"
-
-
-def device_of(config: Config) -> torch.device:
-    """Where an actor computes."""
-    return torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
-
-
-def reserved(config: Config) -> dict[str, Any]:
-    """Resources of one scoring actor, in Ray's words."""
-    asked = worker_resources(config.resources)
-    return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU")}
-
-
 def _refuse_not_finite(scored: pa.Table) -> None:
     for method in in_order(scored.column_names):
         broken = pc.invert(pc.is_finite(scored[method]))
@@ -219,15 +168,3 @@ def _check(scored: pa.Table, expected: int) -> None:
     unique = len(pc.unique(scored["sample_id"]))
     if not scored.num_rows == unique == expected:
         raise StageError(f"{expected} samples should have been scored, {scored.num_rows} were, {unique} of them unique")
-
-
-def cause(error: BaseException) -> str:
-    """The sentence of the innermost error."""
-    wrapper = ray.exceptions.UserCodeException
-    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
-        if isinstance(error.cause, wrapper):
-            break  # Ray Data's own; what it wraps is in the text of the error around it
-        error = error.cause
-    innermost = str(error).partition("The above exception was the direct cause")[0]
-    lines = [line for line in innermost.strip().splitlines() if line.strip()]
-    return lines[-1].strip().removeprefix(_OURS) if lines else type(error).__name__

@@ -117,14 +117,16 @@ class TrainedRun:
         rows = query_rows(self.config.query, self.dataset.class_names, samples.sample_ids, samples.labels.numpy())
         return self.chunks("validation", rows)
 
+    def validation_logits(self, point: Point) -> tuple[Tensor, Tensor]:
+        """Logits [rows, classes] and labels [rows] of all validation rows at a point."""
+        with torch.no_grad():
+            pairs = [(sample_logits(self.network, point, x), labels) for x, labels in self.chunks("validation")]
+        return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
+
     def validation_losses(self, point: Point) -> NDArray[np.float32]:
         """The loss of every validation row at a point, [rows], in nats."""
-        losses = []
-        with torch.no_grad():
-            for inputs, labels in self.chunks("validation"):
-                logits = sample_logits(self.network, point, inputs)
-                losses.append(cross_entropy(logits, labels, reduction="none").float().cpu().numpy())
-        return np.concatenate(losses)
+        losses: Tensor = cross_entropy(*self.validation_logits(point), reduction="none")
+        return np.asarray(losses.float().cpu().numpy())
 
     def query_loss(self, point: Point) -> float:
         """F at a point, in nats."""

@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from auditor.config import Config
 from auditor.distributed.cluster import worker_resources
 from auditor.distributed.journal import JOURNAL, Board, look_interval
-from auditor.distributed.tasks import unfinished
+from auditor.distributed.tasks import TASKS, unfinished
 from auditor.distributed.worker import work
 from auditor.errors import StageError
 from auditor.progress import Watch
@@ -77,7 +77,7 @@ def run_on_workers(
             run.remove(JOURNAL)
     if result.return_value is not None:
         raise StageError(str(result.return_value))
-    if left := unfinished(config, run, missing):
+    if left := [task for task in missing if not TASKS[task].finished(run)]:
         raise StageError(f"{run}: the workers ended without a result of {' and '.join(left)}")
 
 
