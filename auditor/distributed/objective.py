@@ -7,6 +7,7 @@ machine to machine, ever makes two of them go different ways.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -17,11 +18,22 @@ from torch import Tensor
 from auditor import counters
 from auditor.distributed.loop import StepInputs, share_of
 from auditor.distributed.trained_run import TrainedRun
-from auditor.influence.hif import System, flatten, row_products, transposed_product, unflatten
-from auditor.sam import MicroBatch
+from auditor.influence import hif
+from auditor.influence.hif import System, flatten, unflatten
+from auditor.sam import MicroBatch, Tensors
 from auditor.trajectory import group
 
-_END, _PRODUCT, _ROWS = range(3)
+
+
+class _Ask(IntEnum):
+    """What the first rank has the others compute."""
+
+    END = 0
+    TRANSPOSED = 1
+    FORWARD = 2
+    ROWS = 3
+    HELD_EFFECT = 4
+    EFFECT = 5
 
 
 class Objective:
@@ -61,13 +73,21 @@ class Objective:
 
     def product(self, system: System, vector: Tensor) -> Tensor:
         """Jᵀ v without λ and damping, [p]; called on the first rank, while the others serve."""
-        self._tell(_PRODUCT, system, vector)
-        return self._product(system, vector)
+        return self._ask(_Ask.TRANSPOSED, system, vector)
+
+    def forward_product(self, system: System, vector: Tensor) -> Tensor:
+        """J v without λ and damping, [p]; called on the first rank."""
+        return self._ask(_Ask.FORWARD, system, vector)
 
     def row_products(self, system: System, vector: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """⟨s, ∂G/∂w_k⟩ of every row, [rows], with ε held and through ε; called on the first rank."""
-        self._tell(_ROWS, system, vector)
-        return self._row_products(system, vector)
+        held, through = self._ask(_Ask.ROWS, system, vector).cpu().numpy()
+        return held, through
+
+    def weights_effect(self, system: System, weights: Tensor, held: bool) -> Tensor:
+        """Σ_k ẇ_k ∂G/∂w_k, [p], for ẇ [rows], with ε held or with the part through it; called on the first rank."""
+        like = next(iter(self.parameters.values()))
+        return self._ask(_Ask.HELD_EFFECT if held else _Ask.EFFECT, system, weights.to(like))
 
     def serve(self) -> None:
         """Take part in what the first rank asks for, until it releases; called on the others."""
@@ -76,45 +96,65 @@ class Objective:
         request = torch.zeros(2, dtype=torch.int64, device=like.device)
         while True:
             dist.broadcast(request, 0)
-            task, system = request.tolist()
-            if task == _END:
+            ask, system = request.tolist()
+            if ask == _Ask.END:
                 return
-            vector = like.new_empty(size)
+            vector = like.new_empty(self.rows if ask in (_Ask.HELD_EFFECT, _Ask.EFFECT) else size)
             dist.broadcast(vector, 0)
-            (self._product if task == _PRODUCT else self._row_products)(System(system), vector)
+            self._answer(_Ask(ask), System(system), vector)
 
     def release(self) -> None:
         """Let the others go; called on the first rank, whatever happened."""
         if self._world_size > 1:
-            dist.broadcast(torch.tensor([_END, 0], device=self._trained.device), 0)
+            dist.broadcast(torch.tensor([_Ask.END, 0], device=self._trained.device), 0)
 
-    def _tell(self, task: int, system: System, vector: Tensor) -> None:
+    def _ask(self, ask: _Ask, system: System, vector: Tensor) -> Tensor:
         if self._world_size > 1:
-            dist.broadcast(torch.tensor([task, int(system)], device=self._trained.device), 0)
+            dist.broadcast(torch.tensor([ask, system], device=self._trained.device), 0)
             dist.broadcast(vector, 0)
         self._passes += 1
         self._progress(self._passes)
+        return self._answer(ask, system, vector)
 
-    def _product(self, system: System, vector: Tensor) -> Tensor:
+    def _answer(self, ask: _Ask, system: System, vector: Tensor) -> Tensor:
+        if ask is _Ask.ROWS:
+            return self._row_products(system, vector)
+        if ask in (_Ask.HELD_EFFECT, _Ask.EFFECT):
+            return self._weights_effect(system, vector, held=ask is _Ask.HELD_EFFECT)
+        return self._product(hif.product if ask is _Ask.FORWARD else hif.transposed_product, system, vector)
+
+    def _product(self, product: Callable[..., Tensors], system: System, vector: Tensor) -> Tensor:
         trained, tensors = self._trained, unflatten(vector, self.parameters)
         total = torch.zeros_like(vector)
         for _, share, batch in self._mine(self._some):
-            found = transposed_product(
+            found = product(
                 system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, tensors
             )
             total += share * flatten(found)
         return group.all_reduce({"product": total})["product"]
 
-    def _row_products(self, system: System, vector: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _row_products(self, system: System, vector: Tensor) -> Tensor:
         trained, tensors = self._trained, unflatten(vector, self.parameters)
         total = torch.zeros(2, self.rows, dtype=torch.float64)
         for rows, share, batch in self._mine(self._all):
-            found = row_products(
+            found = hif.row_products(
                 system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, tensors
             )
             total[:, torch.from_numpy(rows.astype(np.int64))] = share * torch.stack(found).double().cpu()
-        held, through = group.all_reduce({"rows": total.to(trained.device)})["rows"].cpu().numpy()
-        return held, through
+        return group.all_reduce({"rows": total.to(trained.device)})["rows"]
+
+    def _weights_effect(self, system: System, weights: Tensor, held: bool) -> Tensor:
+        trained = self._trained
+        total = torch.zeros_like(flatten(self.parameters))
+        for rows, share, batch in self._mine(self._all):
+            own = weights[torch.from_numpy(rows.astype(np.int64)).to(weights.device)]
+            if not bool(own.any()):
+                continue
+            found = hif.weights_effect(
+                system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, own, held
+            )
+            total += share * flatten(found)
+        return group.all_reduce({"effect": total})["effect"]
 
     def _mine(self, parts: list[NDArray[np.int32]]) -> Iterator[tuple[NDArray[np.int32], float, MicroBatch]]:
         """This worker's micro-batches with their rows and their share m_j / n in the mean."""

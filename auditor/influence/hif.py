@@ -8,11 +8,15 @@ SAM over micro-batches of m_j samples, each with an ε of its own. With s the so
 (one solve for all samples; "Attributing Data for Sharpness-Aware Minimization", Theorems 4.3 and 4.5). Both ∂G/∂θ
 and ∂G/∂w_k have a part with ε held and a part through ε. The paper's fast form keeps neither of the latter, its full
 form only that of ∂G/∂θ; `hif_full` keeps both, which is the whole derivative.
+
+The other way round one solve serves all of θ: without the samples S training would stand still near θ* + x with
+(∂G/∂θ + λ I) x = Σ_{k in S} ∂G/∂w_k, of which f moves by Σ_{k in S} influence_k to first order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import IntEnum
 
 import torch
@@ -20,6 +24,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from auditor.influence.attention import plain_attention
+from auditor.influence.pushforward import micro_batch_pushforward
 from auditor.influence.replay import micro_batch_hessian, micro_batch_pullback
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Perturbation, Tensors
@@ -107,6 +112,52 @@ def row_products(
     held_too = system in (System.HELD, System.HELD_GAUSS_NEWTON)
     found = micro_batch_pullback(network, parameters, buffers, batch, perturbation, vector, held=held_too)
     return found.direct_weights, found.through_weights
+
+
+def product(
+    system: System,
+    network: Network,
+    parameters: Tensors,
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    perturbation: Perturbation,
+    vector: Tensors,
+) -> Tensors:
+    """J v of one micro-batch; arguments and result as those of `transposed_product`."""
+    if system in (System.FULL, System.HELD):
+        held = system is System.HELD
+        return micro_batch_pushforward(network, parameters, buffers, batch, perturbation, moved=vector, held=held)
+    return transposed_product(system, network, parameters, buffers, batch, perturbation, vector)
+
+
+def weights_effect(
+    system: System,
+    network: Network,
+    parameters: Tensors,
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    perturbation: Perturbation,
+    weights: Tensor,
+    held: bool,
+) -> Tensors:
+    """Σ_k ẇ_k ∂G_j/∂w_k of one micro-batch: how its direction moves with the weights of its samples.
+
+    Args:
+        system: PLAIN systems have no ε; all others do.
+        network: The model.
+        parameters: θ*.
+        buffers: Not changed.
+        batch: The samples.
+        perturbation: The variant of SAM.
+        weights: ẇ, [m].
+        held: Leave out the part through ε.
+
+    Returns:
+        Of the parameters' names and shapes; it carries the 1 / m of the micro-batch's mean.
+    """
+    if system in (System.PLAIN, System.PLAIN_GAUSS_NEWTON):
+        return micro_batch_pass(network, parameters, buffers, replace(batch, weights=weights)).gradient
+    return micro_batch_pushforward(network, parameters, buffers, batch, perturbation, weights=weights, held=held)
 
 
 def gauss_newton_product(

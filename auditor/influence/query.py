@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,20 +63,46 @@ def query_gradient(
     Returns:
         The gradient of the mean loss, of the parameters' names and shapes.
     """
+    counts = []
+
+    def weighed() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for inputs, labels in chunks:
+            counts.append(len(labels))
+            yield inputs, labels, torch.ones(len(labels))
+
+    total = weighted_gradient(network, precise, point, weighed())
+    return {name: value / sum(counts) for name, value in total.items()}
+
+
+def weighted_gradient(
+    network: Network,
+    precise: PreciseStatistics,
+    point: Point,
+    chunks: Iterable[tuple[Tensor, Tensor, Tensor]],
+) -> Tensors:
+    """Σ_k w_k ∇l_k(θ) in evaluation mode, the part that goes through the BatchNorm statistics included.
+
+    Args:
+        network: The model.
+        precise: S(θ), for its derivative.
+        point: θ.
+        chunks: (inputs [r, ...], labels [r], weights [r]).
+
+    Returns:
+        Of the parameters' names and shapes.
+    """
     names = list(point.parameters)
     total = {name: torch.zeros_like(value) for name, value in point.parameters.items()}
     cotangent = {name: torch.zeros_like(value) for name, value in point.statistics.items()}
-    count = 0
-    for inputs, labels in chunks:
+    for inputs, labels, weights in chunks:
         leaves = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
         statistics = {name: value.detach().requires_grad_() for name, value in point.statistics.items()}
         logits = sample_logits(network, Point(leaves, point.buffers, statistics), inputs)
-        loss = cross_entropy(logits, labels, reduction="sum")
+        loss = (weights.to(logits) * cross_entropy(logits, labels, reduction="none")).sum()
         gradients = torch.autograd.grad(loss, [*leaves.values(), *statistics.values()])
         for name, gradient in zip(names, gradients[: len(names)], strict=True):
             total[name] += gradient
         for name, gradient in zip(statistics, gradients[len(names) :], strict=True):
             cotangent[name] += gradient
-        count += len(labels)
     through = precise.pullback(point.parameters, point.buffers, cotangent)
-    return {name: (total[name] + through[name]) / count for name in names}
+    return {name: total[name] + through[name] for name in names}

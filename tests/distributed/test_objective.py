@@ -52,6 +52,29 @@ def test_products_over_some_rows_still_give_every_row_its_influence(trained):
     assert every.row_products(System.FULL, vector)[1].all()
 
 
+@pytest.mark.parametrize("system", System)
+def test_forward_and_transposed_products_are_each_others_transpose(trained, system):
+    objective = Objective(TrainedRun(trained, RunFolder(trained.run), CPU))
+    left, right = direction(objective), direction(objective).roll(7)
+    forward, back = objective.forward_product(system, right), objective.product(system, left)
+    assert float(left @ forward) == pytest.approx(float(back @ right), rel=1e-8)
+
+
+@pytest.mark.parametrize("system", System)
+def test_the_effect_of_some_weights_is_the_sum_of_their_rows(trained, system):
+    objective = Objective(TrainedRun(trained, RunFolder(trained.run), CPU))
+    vector = direction(objective)
+    held, through = objective.row_products(system, vector)
+    weights = torch.zeros(50, dtype=torch.float64)
+    weights[[3, 20, 41]] = torch.tensor([1.0, 1.0, -0.5], dtype=torch.float64)
+    found = float(vector @ objective.weights_effect(system, weights, held=True))
+    assert found == pytest.approx(weights.numpy() @ held, rel=1e-8)
+    found = float(vector @ objective.weights_effect(system, weights, held=False))
+    # Gauss-Newton's rows are those of the fast form, whose weights have no part through epsilon.
+    if system is not System.HELD_GAUSS_NEWTON and system is not System.HELD:
+        assert found == pytest.approx(weights.numpy() @ (held + through), rel=1e-8)
+
+
 def _share(rank, audit, folder):
     objective = Objective(TrainedRun(audit, RunFolder(audit.run), CPU))
     if rank:
@@ -59,6 +82,8 @@ def _share(rank, audit, folder):
         return
     vector = direction(objective)
     found = {system.name: objective.product(system, vector).numpy() for system in System}
+    found["forward"] = objective.forward_product(System.FULL, vector).numpy()
+    found["effect"] = objective.weights_effect(System.FULL, torch.linspace(0, 1, 50), held=False).numpy()
     found["held"], found["through"] = objective.row_products(System.FULL, vector)
     objective.release()
     np.savez(f"{folder}/found.npz", **found)
@@ -71,6 +96,11 @@ def test_two_workers_find_the_same_products_as_one(trained, tmp_path):
     vector = direction(objective)
     for system in System:
         np.testing.assert_allclose(together[system.name], objective.product(system, vector), rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(
+        together["forward"], objective.forward_product(System.FULL, vector), rtol=1e-9, atol=1e-13
+    )
+    effect = objective.weights_effect(System.FULL, torch.linspace(0, 1, 50), held=False)
+    np.testing.assert_allclose(together["effect"], effect, rtol=1e-9, atol=1e-13)
     held, through = objective.row_products(System.FULL, vector)
     np.testing.assert_allclose(together["held"], held, rtol=1e-9, atol=1e-13)
     np.testing.assert_allclose(together["through"], through, rtol=1e-9, atol=1e-13)
