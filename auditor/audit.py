@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from auditor.distributed.hif_files import Hif
     from auditor.distributed.replay_files import Replay
     from auditor.fidelity import Fidelity, Removal
+    from auditor.fidelity.edit import Edit
+    from auditor.fidelity.edit_files import Asked
     from auditor.report.explanations import Explanations
     from auditor.report.tracking import Tracking
     from auditor.review.check import Check
@@ -246,6 +248,33 @@ class Audit:
         self._log_beside(lambda tracking: tracking.log_explanations(found.lds))
         return found
 
+    def edit(self, sample_ids: Sequence[str] | None = None) -> Edit:
+        """Weights without some samples, unless they are there already, and what they do; see `Config.edit`.
+
+        Where the audit stands in MLflow, they become versions of a registered model there.
+
+        Args:
+            sample_ids: Samples to leave out, in place of those of `edit.remove`.
+
+        Raises:
+            InputError: There is no such sample, or nothing to leave out.
+            StageError: Training has not ended, scores are missing, or a method gave no sound weights.
+        """
+        from auditor.fidelity.edit import judge_edit
+        from auditor.fidelity.edit_files import ask
+        from auditor.review.left_out import left_out
+
+        TrajectoryReader(self.folder)
+        removal = left_out(self.config, self.folder, sample_ids)
+        asked = ask(self.config, self.folder, removal)
+        self._on_workers("edit")
+        found = judge_edit(self.folder, asked)
+        for warning in found.warnings():
+            log.warning("edit: %s", warning)
+        if self._logged:
+            self._log_versions(found, asked)
+        return found
+
     def report(self) -> Summary:
         """Rank the scored samples and write report/, over an earlier one.
 
@@ -404,6 +433,26 @@ class Audit:
     @property
     def _scored(self) -> bool:
         return self.folder.exists("scores")
+
+    def _log_versions(self, found: Edit, asked: Asked) -> None:
+        import torch
+
+        from auditor.distributed.trained_run import TrainedRun
+        from auditor.fidelity.edit_files import RECORDED, RETRAIN, weights_folder
+        from auditor.report.versions import log_versions
+        from auditor.trajectory.checkpoint import load_state
+
+        trained = TrainedRun(self.config, self.folder, torch.device("cpu"))
+        example, _ = next(iter(trained.chunks("validation")))
+        folders = {name: weights_folder(found.key, name) for name in found.methods if name not in (RECORDED, RETRAIN)}
+        edited = (
+            (name, trained.model(load_state(self.folder, folder)), self.folder.full(folder))
+            for name, folder in folders.items()
+        )
+        run_id = str(self.folder.read_json("mlflow.json")["run_id"])
+        versions = log_versions(self.config, self.folder, run_id, found, asked.methods, edited, example)
+        for name, version in versions.items():
+            log.info("edit: %s is version %d of MLflow's registered model", name, version)
 
     def _log_model(self, tracking: Tracking) -> None:
         """Hand MLflow the trained network, its running statistics replaced by the ones it was evaluated with."""

@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,7 +19,8 @@ import click
 from auditor.audit import Audit
 from auditor.config import load_config
 from auditor.errors import InputError, StageError
-from auditor.fidelity.words import fidelity_table
+from auditor.fidelity.edit_files import EDITS
+from auditor.fidelity.words import edit_table, fidelity_table
 from auditor.plan import Plan
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
@@ -205,6 +207,23 @@ def explain(request: Request) -> None:
 
 
 @stage
+@click.option("--samples", metavar="FILE", help="Leave out the samples of this file, one sample_id a line.")
+def edit(request: Request, samples: str | None) -> None:
+    """Compute weights as if some samples had never been trained on, and show what that does.
+
+    Example: auditor edit docs/examples/digits.yaml --set edit.remove=harmful --set edit.compare=true
+    """
+    found = request.audit.edit(None if samples is None else _lines(samples))
+    if request.as_json:
+        _print_json(found.to_json())
+        return
+    click.echo(f"\nWithout {found.samples:,} of {found.rows:,} training samples ({found.kind}):\n")
+    for line in edit_table(found):
+        click.echo(line)
+    click.echo(f"\nWeights: {mask(request.audit.config.run)}/{EDITS}/{found.key}")
+
+
+@stage
 def plan(request: Request) -> None:
     """Say what an audit will do and cost, before anything starts.
 
@@ -270,6 +289,16 @@ def main(arguments: list[str] | None = None) -> None:
     except StageError as error:
         click.echo(f"error: {mask(str(error))}", err=True)
         sys.exit(1)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--samples {path}: cannot be read ({error})") from error
+    if not (found := [line.strip() for line in lines if line.strip()]):
+        raise InputError(f"--samples {path}: names no sample")
+    return found
 
 
 def _talk(*, quiet: bool, verbose: bool) -> None:

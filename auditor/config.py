@@ -16,7 +16,7 @@ from auditor.errors import InputError
 from auditor.methods import AUTO
 from auditor.sections.data import Data
 from auditor.sections.running import MLflow, Report, Resources, Review
-from auditor.sections.scoring import Explain, Hif, Query, Replay, Score, Verify
+from auditor.sections.scoring import Edit, Explain, Hif, Query, Replay, Score, Verify
 from auditor.sections.section import Section
 from auditor.sections.training import Evaluation, Model, Train
 
@@ -50,6 +50,8 @@ class Config(Section):
     """Report."""
     explain: Explain = Explain()
     """Explanations of single validation images."""
+    edit: Edit = Edit()
+    """Weights without some samples."""
     review: Review = Review()
     """Review."""
     mlflow: MLflow = MLflow()
@@ -64,11 +66,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _solver_fits_the_matrix(self) -> Config:
-        if self.hif.solver == "cg" and (found := {"hif_full", "hif"} & set(self.score.methods)):
-            raise ValueError(
-                f"hif.solver is cg, which solves symmetric systems, and that of {' and '.join(sorted(found))} in "
-                "score.methods is not: gmres and bicgstab solve it"
-            )
+        for key, methods in (("score.methods", self.score.methods), ("edit.methods", self.edit.methods)):
+            if self.hif.solver == "cg" and (found := {"hif_full", "hif"} & set(methods)):
+                raise ValueError(
+                    f"hif.solver is cg, which solves symmetric systems, and that of {' and '.join(sorted(found))} in "
+                    f"{key} is not: gmres and bicgstab solve it"
+                )
         return self
 
     @model_validator(mode="after")
@@ -141,6 +144,7 @@ _FREE = (
     "verify.",
     "report.",
     "explain.",
+    "edit.",
     "review.",
     "data.cache_gib",
     "evaluation.batch_size",

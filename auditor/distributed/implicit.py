@@ -32,7 +32,7 @@ DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3)
 _DAMPING = 0.01
 """The one of the grid whose columns are named without `@`."""
 
-_SYSTEMS = {
+SYSTEMS = {
     "hif_full": System.FULL,
     "hif_fast": System.HELD,
     "hif": System.FULL,
@@ -40,6 +40,12 @@ _SYSTEMS = {
 }
 _GAUSS_NEWTON = {System.HELD: System.HELD_GAUSS_NEWTON, System.PLAIN: System.PLAIN_GAUSS_NEWTON}
 """What conjugate gradients solve with in place of a Hessian, which need not be positive definite."""
+
+
+def system_of(method: str, solver: str) -> System:
+    """Which matrix a method solves with."""
+    system = SYSTEMS[method]
+    return _GAUSS_NEWTON.get(system, system) if solver == "cg" else system
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,12 @@ class Solved:
     """‖∇f − (Jᵀ + (λ + damping) I) s‖ / ‖∇f‖."""
     converged: bool
     """Whether the residual is within `hif.tolerance`."""
+
+    @classmethod
+    def of(cls, solver: str, system: System, damping: float, solution: Solution) -> Solved:
+        """From what the solver says."""
+        name = system.name.lower()
+        return cls(solver, name, damping, solution.iterations, solution.residual, solution.converged)
 
 
 @dataclass
@@ -110,7 +122,7 @@ def passes(config: Config) -> int:
     """At most this many passes over the training rows, for showing progress."""
     dampings = 1 if config.hif.damping is not None else len(DAMPINGS)
     solves = 1 if config.hif.solver in ("gmres", "cg") else dampings
-    systems = {_SYSTEMS[method] for method in config.score.methods if method in _SYSTEMS}
+    systems = {SYSTEMS[method] for method in config.score.methods if method in SYSTEMS}
     return len(systems) * (solves * config.hif.iterations + 2 * dampings)
 
 
@@ -125,10 +137,10 @@ def _solve(trained: TrainedRun, objective: Objective) -> Implicit | str:
     if not bool(right.isfinite().all()) or not bool(right.any()):
         return "hif stopped: the gradient of the validation loss is zero or not finite"
     found = Implicit(objective.rows_in_products)
-    for system in dict.fromkeys(_SYSTEMS[method] for method in methods if method in _SYSTEMS):
+    for system in dict.fromkeys(SYSTEMS[method] for method in methods if method in SYSTEMS):
         started = time.monotonic()
-        sharing = [method for method in methods if _SYSTEMS.get(method) is system]
-        matrix = _GAUSS_NEWTON.get(system, system) if config.hif.solver == "cg" else system
+        sharing = [method for method in methods if SYSTEMS.get(method) is system]
+        matrix = system_of(sharing[0], config.hif.solver)
         solve = SOLVERS[config.hif.solver]
         product = partial(objective.product, matrix)
         solutions = solve(product, right, shifts, config.hif.iterations, config.hif.tolerance)
@@ -137,7 +149,7 @@ def _solve(trained: TrainedRun, objective: Objective) -> Implicit | str:
             for method in sharing:
                 column = _column(config, method, damping)
                 found.influence[column] = held + through if method == "hif_full" else held
-                found.columns[column] = _solved(config.hif.solver, matrix, damping, solution)
+                found.columns[column] = Solved.of(config.hif.solver, matrix, damping, solution)
         found.seconds |= dict.fromkeys(sharing, time.monotonic() - started)
     if "ekfac" in methods:
         started = time.monotonic()
@@ -163,14 +175,9 @@ def _add_ekfac(
         derivatives = [directional_derivatives(trained.network, direction, *chunk)[1] for chunk in chunks]
         column = _column(config, "ekfac", damping)
         found.influence[column] = torch.cat(derivatives).double().cpu().numpy() / manifest.rows
-        found.columns[column] = _solved("ekfac", System.PLAIN_GAUSS_NEWTON, damping, solution)
+        found.columns[column] = Solved.of("ekfac", System.PLAIN_GAUSS_NEWTON, damping, solution)
 
 
 def _column(config: Config, method: str, damping: float) -> str:
     plain = config.hif.damping is not None or damping == _DAMPING
     return method if plain else f"{method}@{damping:g}"
-
-
-def _solved(solver: str, system: System, damping: float, solution: Solution) -> Solved:
-    name = system.name.lower()
-    return Solved(solver, name, damping, solution.iterations, solution.residual, solution.converged)

@@ -24,7 +24,6 @@ from auditor.sam import MicroBatch, Tensors
 from auditor.trajectory import group
 
 
-
 class _Ask(IntEnum):
     """What the first rank has the others compute."""
 

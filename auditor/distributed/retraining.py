@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -56,12 +56,20 @@ class Retraining:
         )
         return after
 
-    def run(self) -> State:
-        """The final state of all of training from the recorded initial state; collective."""
-        state = self.trained.reader.state(0).to(self.trained.device)
-        for _, steps in self.trained.reader.recorded_steps():
+    def run(self, first_step: int = 0, progress: Callable[[int], None] = lambda _: None) -> State:
+        """The final state of training taken up again at a recorded checkpoint, its beginning by default; collective.
+
+        Args:
+            first_step: Of the manifest's checkpoints.
+            progress: Told the number of steps taken.
+        """
+        state = self.trained.reader.state(first_step).to(self.trained.device)
+        for segment, steps in self.trained.reader.recorded_steps():
+            if segment.first_step < first_step:
+                continue
             for step in steps:
                 state = self.forward(state, step)
+                progress(step.index + 1 - first_step)
         return state
 
     def drift(self, step: int, found: State) -> float:

@@ -129,14 +129,18 @@ def gif_directions(
     """Directions of GIF: each gradient of f(θ_T) at θ_c + ε_c of each checkpoint, those of a checkpoint together."""
     directions = []
     for step in checkpoints.tolist():
-        state = trained.reader.state(step).to(trained.device)
-        # No step follows the final state; the batch before it gives its ε.
-        batches = trained.micro_batches(min(step, trained.manifest.steps - 1))
-        perturbed = perturbed_parameters(
-            trained.network, state, batches, trained.manifest.micro_batches, trained.perturbation
-        )
-        directions += Direction.all_along(trained.precise, perturbed, state.buffers, gradients)
+        perturbed, buffers = perturbed_at(trained, step)
+        directions += Direction.all_along(trained.precise, perturbed, buffers, gradients)
     return directions
+
+
+def perturbed_at(trained: TrainedRun, step: int) -> tuple[Tensors, Tensors]:
+    """θ_c + ε_c and the buffers of a checkpoint."""
+    state = trained.reader.state(step).to(trained.device)
+    # No step follows the final state; the batch before it gives its ε.
+    batches = trained.micro_batches(min(step, trained.manifest.steps - 1))
+    total = trained.manifest.micro_batches
+    return perturbed_parameters(trained.network, state, batches, total, trained.perturbation), state.buffers
 
 
 def _tracin(trained: TrainedRun) -> _Sums:

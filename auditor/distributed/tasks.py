@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from auditor.config import Config
+from auditor.distributed.edit import EDIT
 from auditor.distributed.gif_step import GIF_STEP
 from auditor.distributed.hif import SOLVE
 from auditor.distributed.replay import REPLAY
@@ -14,7 +15,7 @@ from auditor.methods import HIF
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 
-TASKS: dict[str, Task] = {"train": TRAIN, "replay": REPLAY, "gif_step": GIF_STEP, "hif": SOLVE}
+TASKS: dict[str, Task] = {"train": TRAIN, "replay": REPLAY, "gif_step": GIF_STEP, "hif": SOLVE, "edit": EDIT}
 
 
 def tasks_of(methods: Sequence[str]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from auditor.influence import (
     sample_logits,
     with_running,
 )
-from auditor.sam import MicroBatch, Network, Tensors, make_perturbation
+from auditor.sam import MicroBatch, Network, State, Tensors, make_perturbation
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 
@@ -151,9 +151,16 @@ class TrainedRun:
         for index, part in enumerate(rows):
             yield inputs.micro_batch(step, epoch, index, part)
 
-    def model(self) -> nn.Module:
-        """The module at the end of training, in evaluation mode, with the statistics it is evaluated with."""
-        point = self.point(self.manifest.steps)
+    def model(self, state: State | None = None) -> nn.Module:
+        """The module in evaluation mode, with the statistics it is evaluated with.
+
+        It is one and the same module at every call.
+
+        Args:
+            state: What it holds; the end of training by default.
+        """
+        at = self.reader.state(self.manifest.steps).to(self.device) if state is None else state.to(self.device)
+        point = Point.at(self.precise, at.parameters, at.buffers)
         buffers = with_running(point.buffers, point.statistics)
         model = self.network.model
         with torch.no_grad():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from auditor import counters
 
-Kind = Literal["none", "one", "subset", "harmful", "verdicts"]
+Kind = Literal["none", "one", "subset", "harmful", "helpful", "random", "samples", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Removal:
 
     kind: Kind
     """`none`: the recorded training itself; `one`: a single sample; `subset`: a random share of all samples;
-    `harmful`: the samples called most harmful, together; `verdicts`: those that reviewers decided on."""
+    `harmful`, `helpful`: the samples called most so, together; `random`: drawn by the seed; `samples`: named ones;
+    `verdicts`: those that reviewers decided on."""
     rows: tuple[int, ...]
     """Ascending."""
     share: float = 0.0
@@ -70,10 +71,8 @@ def plan_removals(
         The recorded training first, then the harmful, the single ones, the subsets.
     """
     planned = [Removal("none", ())]
-    if influence is not None and harmful:
-        order = np.argsort(influence, kind="stable")[: share_count(harmful, rows)]
-        if len(worst := order[influence[order] < 0]):
-            planned.append(Removal("harmful", _ascending(worst), len(worst) / rows))
+    if influence is not None and harmful and (worst := most("harmful", influence, harmful)).rows:
+        planned.append(worst)
     # Triples of one harmful, one helpful and one random sample go to the two halves in turn.
     for index, row in enumerate(_singles(influence, rows, min(ones, rows), seed)):
         planned.append(Removal("one", (row,), chooses=(index // 3) % 2 == 0))
@@ -83,6 +82,35 @@ def plan_removals(
             drawn = counters.permutation("verify.subset", rows, seed, index, round(1e6 * share))[:size]
             planned.append(Removal("subset", _ascending(drawn), share, chooses=index % 2 == 0))
     return planned
+
+
+def most(side: Literal["harmful", "helpful"], influence: NDArray[np.float64], share: float) -> Removal:
+    """The samples that are called most harmful or most helpful, together.
+
+    Args:
+        side: Which.
+        influence: [rows].
+        share: Of the rows, at most: samples on the other side of zero are never among them.
+
+    Returns:
+        A removal, possibly of no rows.
+    """
+    signed = influence if side == "harmful" else -influence
+    order = np.argsort(signed, kind="stable")[: share_count(share, len(influence))]
+    chosen = order[signed[order] < 0]
+    return Removal(side, _ascending(chosen), len(chosen) / len(influence))
+
+
+def at_random(rows: int, share: float, seed: int) -> Removal:
+    """A random share of all samples: the control for the most harmful and the most helpful ones.
+
+    Args:
+        rows: Training rows.
+        share: Of them.
+        seed: Of the audit; larger shares hold smaller ones.
+    """
+    chosen = counters.permutation("verify.random", rows, seed)[: share_count(share, rows)]
+    return Removal("random", _ascending(chosen), len(chosen) / rows)
 
 
 def _singles(influence: NDArray[np.float64] | None, rows: int, count: int, seed: int) -> list[int]:

@@ -1,12 +1,16 @@
-"""A verification in words and as a table."""
+"""Verifications and edits in words and as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from auditor.fidelity.agreement import Statistic
+from auditor.fidelity.edit import Edit
+from auditor.fidelity.edit_files import RECORDED, RETRAIN
 from auditor.fidelity.fidelity import Fidelity, MethodFidelity
 from auditor.methods import AUTO, base
+
+_WEIGHTS = {RECORDED: "trained with them", RETRAIN: "trained without them"}
 
 
 def fidelity_table(methods: Mapping[str, MethodFidelity]) -> list[str]:
@@ -22,10 +26,32 @@ def fidelity_table(methods: Mapping[str, MethodFidelity]) -> list[str]:
         label = name if method.column == name else f"{name} ({method.column})"
         cells = [method.loo_pearson, method.loo_spearman, method.slope, *(method.lds[share] for share in shares)]
         rows.append([label, *map(shown, cells), str(method.retrainings)])
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
-    ]
+    return _aligned([head, *rows])
+
+
+def edit_table(found: Edit) -> list[str]:
+    """Lines of plain text: what the recorded, the retrained and the edited weights do."""
+    head = ["weights", "validation loss", "accuracy", "test accuracy", "removed: loss", "membership"]
+    head += ["distance", "margin difference", "seconds"]
+    rows = []
+    for name, measured in found.methods.items():
+        cells = [
+            f"{measured.validation_loss:.4f}",
+            f"{measured.validation_accuracy:.2%}",
+            f"{measured.test_accuracy:.2%}",
+            f"{measured.removed_loss:.3f}",
+            f"{measured.membership:.3f}",
+            *("–" if value is None else f"{value:.3f}" for value in (measured.distance, measured.margin_difference)),
+            f"{measured.seconds:.1f}",
+        ]
+        rows.append([_WEIGHTS.get(name, name), *cells])
+    return _aligned([head, *rows])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns under each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def shown(statistic: Statistic | None) -> str:

@@ -12,7 +12,7 @@ from auditor.influence.directional import (
 from auditor.influence.effective_step import effective_steps, nearest_checkpoints
 from auditor.influence.gif import perturbed_parameters
 from auditor.influence.gif_step import step_derivatives
-from auditor.influence.query import Evaluated, evaluate, query_gradient
+from auditor.influence.query import Evaluated, evaluate, query_gradient, weighted_gradient
 from auditor.influence.statistics import PreciseStatistics, fold, with_running
 from auditor.influence.trak import random_projection, trak_tangent
 
@@ -35,5 +35,6 @@ __all__ = [
     "sample_logits",
     "step_derivatives",
     "trak_tangent",
+    "weighted_gradient",
     "with_running",
 ]

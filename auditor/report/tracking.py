@@ -7,7 +7,6 @@ import logging
 import tempfile
 import time
 from importlib import metadata
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +14,7 @@ import numpy as np
 from pyarrow import fs
 
 from auditor.config import Config
-from auditor.report import tracking_store
+from auditor.report import logged_model, tracking_store
 from auditor.report.curves import training_curves
 from auditor.report.lineage import dataset_inputs
 from auditor.report.masking import mask
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 _FAILURE = "auditor.failure"
-_CHECKPOINT = "auditor.checkpoint"
 
 log = logging.getLogger(__name__)
 
@@ -136,31 +134,8 @@ class Tracking:
         Returns:
             The model's MLflow URI, for `mlflow.pytorch.load_model`.
         """
-        from mlflow.entities import LoggedModelOutput
-
-        from auditor.report.packaging import NotExportableError, save_model
-
-        address = mask(checkpoint_uri)
-        for known in self._logged_models():
-            if known.tags.get(_CHECKPOINT) == address and known.status == "READY":
-                return f"models:/{known.model_id}"
-        logged = self._client.create_logged_model(
-            self.experiment_id, name="audited-model", source_run_id=self.run_id, tags={_CHECKPOINT: address}
-        )
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    save_model(model, example_input, Path(folder) / "model", logged.model_id)
-                    self._client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-                except NotExportableError as error:
-                    log.warning("MLflow gets the model's checkpoint address alone: %s", error)
-                    tags = {"mlflow.model.isExternal": "true", "auditor.not_exported": clip(str(error), 500)}
-                    self._client.set_logged_model_tags(logged.model_id, tags)
-        except BaseException:
-            self._client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        self._client.finalize_logged_model(logged.model_id, "READY")
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, 0)])
+        name = logged_model.AUDITED
+        logged = logged_model.log_model(self._client, self.run_id, name, model, example_input, checkpoint_uri)
         self._write_note()
         return f"models:/{logged.model_id}"
 
@@ -203,7 +178,9 @@ class Tracking:
     def _write_note(self) -> None:
         if self._summary is None:
             return
-        loadable = [known.model_id for known in self._logged_models() if "mlflow.model.isExternal" not in known.tags]
+        known = logged_model.logged_models(self._client, self.run_id)
+        audited = [model for model in known if model.name == logged_model.AUDITED]
+        loadable = [model.model_id for model in audited if logged_model.EXTERNAL not in model.tags]
         page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}/artifacts/report.html"
         text = note(self._summary, page, f"models:/{loadable[-1]}" if loadable else None)
         self._client.set_tag(self.run_id, "mlflow.note.content", text)
@@ -211,10 +188,6 @@ class Tracking:
     def _log_metrics(self, metrics: list[Any]) -> None:
         for start in range(0, len(metrics), METRICS_A_CALL):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
-
-    def _logged_models(self) -> list[Any]:
-        outputs = self._client.get_run(self.run_id).outputs
-        return [self._client.get_logged_model(output.model_id) for output in outputs.model_outputs] if outputs else []
 
     def _reopened(self) -> str | None:
         from mlflow.exceptions import MlflowException

@@ -44,6 +44,9 @@ class MLflow(Section):
     """Experiment name."""
     run_name: str | None = None
     """Name of the run; by default the name of the run folder."""
+    registered_model: NameText | None = None
+    """Registered model of which edited weights become versions, behind the audited model's own; by default it is named
+    like the experiment."""
 
 
 class Resources(Section):

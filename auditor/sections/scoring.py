@@ -99,6 +99,30 @@ class Explain(Section):
     """Of `ekfac`, beside the weight decay."""
 
 
+EditMethod = Literal["replay", "hif_full", "hif_fast", "hif", "influence", "ekfac", "gif"]
+
+
+class Edit(Section):
+    """Weights without some of the training samples: see the page about [editing](editing.md)."""
+
+    remove: Literal["verdicts", "harmful", "helpful", "random"] | Annotated[list[NameText], Field(min_length=1)] = (
+        "verdicts"
+    )
+    """Which samples: those that reviewers want removed or relabelled, the most harmful or most helpful ones by the
+    score that ranks the report, random ones, or those with these ids."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the training rows, for `harmful`, `helpful` and `random`."""
+    methods: Annotated[list[EditMethod], Field(min_length=1)] = ["replay"]
+    """`replay`: the last part of training once more without the samples; all others move the final weights, in seconds:
+    by one solve, or, with `gif`, by gradients at the checkpoints."""
+    horizon: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of training that `replay` takes again, counted from its end, and to the checkpoint before."""
+    damping: Annotated[float, Field(ge=0)] = 0.01
+    """Of the solves, beside the weight decay; solver, iterations and tolerance are those of `hif`."""
+    compare: bool = False
+    """Train again without the samples from the beginning, and compare."""
+
+
 class Verify(Section):
     """Real retrainings without chosen samples, which show how far the scores can be trusted."""
 

@@ -24,17 +24,37 @@ _PARTS = ("parameters", "momentum", "buffers")
 
 
 def save_checkpoint(run: RunFolder, step: int, state: State) -> None:
-    """Write the state before step `step`; collective when a process group exists.
-
-    Tensors that all ranks hold alike are shared out between them, so every rank writes its own file and no tensor
-    is written twice.
+    """Write the state before step `step` of the recorded training; see `save_state`.
 
     Args:
         run: The run folder.
         step: 0 .. steps.
         state: The state to keep.
     """
-    folder = checkpoint_folder(step)
+    save_state(run, checkpoint_folder(step), state)
+
+
+def load_checkpoint(run: RunFolder, step: int) -> State:
+    """The state before step `step`, on the CPU; see `load_state`.
+
+    Args:
+        run: The run folder.
+        step: A step whose checkpoint is complete.
+    """
+    return load_state(run, checkpoint_folder(step))
+
+
+def save_state(run: RunFolder, folder: str, state: State) -> None:
+    """Write a state; collective when a process group exists.
+
+    Tensors that all ranks hold alike are shared out between them, so every rank writes its own file and no tensor
+    is written twice.
+
+    Args:
+        run: The run folder.
+        folder: Within it, not at its top; replaced whole.
+        state: The state to keep.
+    """
     tensors = _flatten(state)
     if run.local is None:
         with tempfile.TemporaryDirectory(prefix="auditor-") as scratch:
@@ -42,7 +62,8 @@ def save_checkpoint(run: RunFolder, step: int, state: State) -> None:
             run.upload(Path(scratch), folder, sorted(path.name for path in Path(scratch).iterdir()))
         group.barrier()
         return
-    hidden = f"{folder.rpartition('/')[0]}/.step-{step:08d}"
+    above, _, name = folder.rpartition("/")
+    hidden = f"{above}/.{name}"
     if group.rank() == 0:
         run.remove(hidden)
         run.make(hidden)
@@ -53,17 +74,16 @@ def save_checkpoint(run: RunFolder, step: int, state: State) -> None:
     group.barrier()
 
 
-def load_checkpoint(run: RunFolder, step: int) -> State:
-    """The state before step `step`, on the CPU; every rank may call it alone.
+def load_state(run: RunFolder, folder: str) -> State:
+    """A state that `save_state` wrote, on the CPU; every rank may call it alone.
 
     Args:
         run: The run folder.
-        step: A step whose checkpoint is complete.
+        folder: Within it.
 
     Returns:
         The whole state, whatever number of ranks wrote it.
     """
-    folder = checkpoint_folder(step)
     if run.local is not None:
         return _load(run.full(folder))
     with tempfile.TemporaryDirectory(prefix="auditor-") as scratch:

@@ -32,9 +32,7 @@ class Problem:
         return sam_micro_batch(self.net, at, self.buffers, self.batch(by), perturbation).direction
 
     def push(self, perturbation, **movement):
-        return micro_batch_pushforward(
-            self.net, self.parameters, self.buffers, self.batch(), perturbation, **movement
-        )
+        return micro_batch_pushforward(self.net, self.parameters, self.buffers, self.batch(), perturbation, **movement)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
