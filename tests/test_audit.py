@@ -347,6 +347,32 @@ def test_misclassified_images_are_explained_once_and_stand_in_mlflow(finished, t
     )
 
 
+def test_an_edit_is_computed_once_judged_and_a_version_in_mlflow(finished, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(finished.run.local, again)
+    chosen = ("--set", "edit.remove=harmful", "--set", "edit.compare=true", "--set", "edit.methods=[gif, replay]")
+    arguments = ("edit", "audit.yaml", "--run", str(again), *chosen)
+    done = auditor(finished.cwd, *arguments)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "Without 20 of 400 training samples (harmful):" in lines
+    start = next(place for place, line in enumerate(lines) if line.startswith("weights"))
+    told = [line.split("  ")[0] for line in lines[start + 1 : start + 5]]
+    assert told == ["trained with them", "trained without them", "gif", "replay"]
+    key = re.search(r"^Weights: \S+/edits/(\w+)$", done.stdout, re.MULTILINE)[1]
+    versions = finished.client.search_model_versions("name='weekly'")
+    assert {version.tags.get("auditor.method") for version in versions} == {None, "gif", "replay"}
+    once_more = auditor(finished.cwd, *arguments, "--json", **NOWHERE)
+    assert once_more.returncode == 0, once_more.stderr
+    found = json.loads(once_more.stdout)
+    assert found["key"] == key
+    assert found["methods"]["replay"]["distance"] < found["methods"]["recorded"]["distance"] == 1.0
+    (tmp_path / "ids.txt").write_text("nobody\n")
+    wrong = auditor(finished.cwd, "edit", "audit.yaml", "--run", str(again), "--samples", str(tmp_path / "ids.txt"))
+    assert wrong.returncode == 2
+    assert wrong.stderr.strip().endswith(f"error: edit: nobody is no training sample of {again}")
+
+
 def test_a_run_folders_own_configuration_is_the_same_audit(finished, beside_own_model):
     kept = Audit.from_yaml(finished.run.full("config.yaml"))
     assert kept.config == Audit.from_yaml("audit.yaml").config

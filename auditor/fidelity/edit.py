@@ -27,6 +27,9 @@ from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 from auditor.trajectory.checkpoint import load_state
 
+_RUINED = 2.0
+"""Growth of the validation loss from which on an edit has left the region in which its approximation means anything."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -72,14 +75,22 @@ class Edit:
         return asdict(self)
 
     def warnings(self) -> list[str]:
-        """A sentence for every solve that did not reach its tolerance."""
-        return [
+        """A sentence for every solve that did not reach its tolerance, and for weights that are of no use."""
+        told = [
             f"{method}: {how['solver']} left a relative residual of {how['residual']:.2g} at damping "
             f"{how['damping']:g}: not converged"
             for method, measured in self.methods.items()
             # EK-FAC is an approximation by design; its residual says how good it is, and is in edit.json.
             if (how := measured.solved) is not None and not how["converged"] and how["solver"] != "ekfac"
         ]
+        if (recorded := self.methods.get(RECORDED)) is not None:
+            told += [
+                f"{method}: the edit goes too far, validation loss rises from {recorded.validation_loss:.3g} to "
+                f"{measured.validation_loss:.3g}: leave out fewer samples, or use replay"
+                for method, measured in self.methods.items()
+                if method != RETRAIN and measured.validation_loss > _RUINED * recorded.validation_loss
+            ]
+        return told
 
 
 def judge_edit(run: RunFolder, asked: Asked) -> Edit:
