@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditor.config import Config, load_config
 from auditor.data import Dataset
 from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
-from auditor.errors import StageError
+from auditor.errors import InputError, StageError
 from auditor.model_check import check_model
 from auditor.opening import open_run
 from auditor.plan import Plan
@@ -245,7 +245,7 @@ class Audit:
             with self._ray(), self._stages.timed("explain"):
                 explain_on_ray(self.config, self.folder)
         found = write_explanations(self.config, self.folder)
-        self._log_beside(lambda tracking: tracking.log_explanations(found.lds))
+        self._log_more("explain", {"explain": {"lds": found.lds}}, "explain")
         return found
 
     def edit(self, sample_ids: Sequence[str] | None = None) -> Edit:
@@ -272,7 +272,10 @@ class Audit:
         for warning in found.warnings():
             log.warning("edit: %s", warning)
         if self._logged:
-            self._log_versions(found, asked)
+            try:
+                self._log_versions(found, asked)
+            except (InputError, StageError) as error:
+                log.warning("edit: no version in MLflow: %s (the same command tries again)", error)
         return found
 
     def report(self) -> Summary:
@@ -285,15 +288,17 @@ class Audit:
             StageError: Scores are missing or do not fit the dataset.
         """
         from auditor.review.comparison import changes_since
-        from auditor.review.predecessor import carry_over, predecessor
+        from auditor.review.predecessor import carry_over, earlier_verdicts, predecessor
 
         if not self._scored:
             raise StageError(f"{self.folder}: holds no scores; score first")
         with self._stages.timed("report"):
-            before = predecessor(self.config)
-            if before is not None:
-                carry_over(self.folder, before)
-            return write_report(self.config, self.folder, changes_since)
+            before = predecessor(self.config, self.folder)
+            if before is None:
+                return write_report(self.config, self.folder)
+            earlier = earlier_verdicts(self.config, before)
+            carry_over(self.folder, earlier)
+            return write_report(self.config, self.folder, partial(changes_since, before, earlier))
 
     def queue(self) -> Filled:
         """Put the flagged samples that nobody has decided on into a review queue in MLflow, each once.
@@ -350,13 +355,13 @@ class Audit:
         removals = planned_check(self.folder)
         self._retrain(removals, "check")
         found = checked(self.folder, removals)
-        self._log_beside(lambda tracking: tracking.log_check(found.to_json()))
+        self._log_more("check", {"check": found.to_json()})
         return found
 
     def _retrain(self, removals: Sequence[Removal], stage: str) -> None:
-        from auditor.fidelity.verification import result_file
+        from auditor.fidelity.verification import is_done
 
-        if not all(self.folder.exists(result_file(removal)) for removal in removals):
+        if not all(is_done(self.folder, removal) for removal in removals):
             from auditor.distributed.retrain import retrain_on_ray
 
             with self._ray(), self._stages.timed(stage):
@@ -395,13 +400,16 @@ class Audit:
 
         return cluster(self.config.resources, self._verbose)
 
-    def _log_beside(self, log_what: Callable[[Tracking], None]) -> None:
-        """Log more to the audit's MLflow run, where it has one."""
-        if self._logged:
-            from auditor.report.tracking import Tracking
+    def _log_more(self, stage: str, numbers: dict[str, Any], folder: str | None = None) -> None:
+        """Log more to the audit's MLflow run, where it has one; what was found stands in the run folder anyway."""
+        if not self._logged:
+            return
+        from auditor.report.additions import log_more
 
-            with Tracking(self.config, self.folder) as tracking:
-                log_what(tracking)
+        try:
+            log_more(self.config, self.folder, numbers, folder)
+        except (InputError, StageError) as error:
+            log.warning("%s: not in MLflow: %s (the same command tries again)", stage, error)
 
     @property
     def _stages(self) -> Stages:
@@ -449,8 +457,7 @@ class Audit:
             (name, trained.model(load_state(self.folder, folder)), self.folder.full(folder))
             for name, folder in folders.items()
         )
-        run_id = str(self.folder.read_json("mlflow.json")["run_id"])
-        versions = log_versions(self.config, self.folder, run_id, found, asked.methods, edited, example)
+        versions = log_versions(self.config, self.folder, found, asked.methods, edited, example)
         for name, version in versions.items():
             log.info("edit: %s is version %d of MLflow's registered model", name, version)
 

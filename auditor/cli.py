@@ -20,7 +20,8 @@ from auditor.audit import Audit
 from auditor.config import load_config
 from auditor.errors import InputError, StageError
 from auditor.fidelity.edit_files import EDITS
-from auditor.fidelity.words import edit_table, fidelity_table
+from auditor.fidelity.edit_table import edit_table
+from auditor.fidelity.words import fidelity_table
 from auditor.plan import Plan
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask

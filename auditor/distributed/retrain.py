@@ -21,7 +21,7 @@ from auditor.distributed.retraining import Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
 from auditor.fidelity import Removal
-from auditor.fidelity.verification import losses_file, result_file
+from auditor.fidelity.verification import is_done, losses_file, result_file
 from auditor.influence import Point, evaluate
 from auditor.progress import Progress
 from auditor.storage import RunFolder
@@ -39,7 +39,7 @@ def retrain_on_ray(config: Config, run: RunFolder, removals: Sequence[Removal], 
     Raises:
         StageError: Actors died more often than `resources.max_failures`, or a retraining failed.
     """
-    missing = {removal.key: removal for removal in removals if not run.exists(result_file(removal))}
+    missing = {removal.key: removal for removal in removals if not is_done(run, removal)}
     if not missing:
         return
     asked = worker_resources(config.resources)

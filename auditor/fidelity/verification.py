@@ -56,6 +56,11 @@ def losses_file(removal: Removal) -> str:
     return f"{LOSSES}/{removal.key}.parquet"
 
 
+def is_done(run: RunFolder, removal: Removal) -> bool:
+    """Whether a retraining has left all that it leaves."""
+    return run.exists(result_file(removal)) and run.exists(losses_file(removal))
+
+
 def verified(run: RunFolder, removals: list[Removal]) -> Fidelity:
     """Judge every score column by retrainings that are done; writes verify/fidelity.json and verify/effects.parquet.
 

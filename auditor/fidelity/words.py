@@ -1,16 +1,12 @@
-"""Verifications and edits in words and as tables."""
+"""A verification in words and as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from auditor.fidelity.agreement import Statistic
-from auditor.fidelity.edit import Edit
-from auditor.fidelity.edit_files import RECORDED, RETRAIN
 from auditor.fidelity.fidelity import Fidelity, MethodFidelity
 from auditor.methods import AUTO, base
-
-_WEIGHTS = {RECORDED: "trained with them", RETRAIN: "trained without them"}
 
 
 def fidelity_table(methods: Mapping[str, MethodFidelity]) -> list[str]:
@@ -26,29 +22,10 @@ def fidelity_table(methods: Mapping[str, MethodFidelity]) -> list[str]:
         label = name if method.column == name else f"{name} ({method.column})"
         cells = [method.loo_pearson, method.loo_spearman, method.slope, *(method.lds[share] for share in shares)]
         rows.append([label, *map(shown, cells), str(method.retrainings)])
-    return _aligned([head, *rows])
+    return aligned([head, *rows])
 
 
-def edit_table(found: Edit) -> list[str]:
-    """Lines of plain text: what the recorded, the retrained and the edited weights do."""
-    head = ["weights", "validation loss", "accuracy", "test accuracy", "removed: loss", "membership"]
-    head += ["distance", "margin difference", "seconds"]
-    rows = []
-    for name, measured in found.methods.items():
-        cells = [
-            f"{measured.validation_loss:.4f}",
-            f"{measured.validation_accuracy:.2%}",
-            f"{measured.test_accuracy:.2%}",
-            f"{measured.removed_loss:.3f}",
-            f"{measured.membership:.3f}",
-            *("–" if value is None else f"{value:.3f}" for value in (measured.distance, measured.margin_difference)),
-            f"{measured.seconds:.1f}",
-        ]
-        rows.append([_WEIGHTS.get(name, name), *cells])
-    return _aligned([head, *rows])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns under each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -70,8 +47,7 @@ def sentences(found: Fidelity, method: str) -> list[str]:
     if found.harmful is not None:
         effect = found.harmful
         after = found.baseline_loss + effect.measured
-        expected = found.baseline_loss + effect.predicted
-        said = f"{expected:.3g} was predicted" if expected > 0 else "less than nothing was predicted, which cannot be"
+        said = expected(found.baseline_loss + effect.predicted)
         told.append(
             f"Checked by training again without the {effect.samples:,} samples that {effect.column} calls most "
             f"harmful: the loss {'fell' if effect.measured < 0 else 'rose'} from {found.baseline_loss:.3g} to "
@@ -82,6 +58,11 @@ def sentences(found: Fidelity, method: str) -> list[str]:
     if judged is not None and (parts := list(_parts(judged))):
         told.append(f"How far to trust the scores, by {judged.retrainings} real retrainings: {'; '.join(parts)}.")
     return told
+
+
+def expected(loss: float) -> str:
+    """A predicted loss, which an approximation can put below zero."""
+    return f"{loss:.3g} was predicted" if loss > 0 else "less than nothing was predicted, which cannot be"
 
 
 def _parts(judged: MethodFidelity) -> Iterator[str]:

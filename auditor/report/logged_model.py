@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor.report.masking import mask
-from auditor.report.packaging import NotExportableError, save_model
 from auditor.report.tracking_store import clip
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ def log_model(
         The model, ready.
     """
     from mlflow.entities import LoggedModelOutput
+
+    from auditor.report.packaging import NotExportableError, save_model
 
     tags = {**(tags or {}), CHECKPOINT: mask(checkpoint_uri)}
     for known in logged_models(client, run_id):

@@ -14,7 +14,7 @@ from auditor.errors import StageError
 from auditor.fidelity import Fidelity
 from auditor.fidelity.choice import standing_columns
 from auditor.fidelity.removals import share_count
-from auditor.methods import AUTO, base, harm, in_order
+from auditor.methods import AUTO, base, harm, in_order, is_score
 from auditor.report.priority import PRIORITY, disagreement, priority
 from auditor.storage import RunFolder
 
@@ -200,6 +200,7 @@ def _named(indices: NDArray[np.int32], names: tuple[str, ...]) -> pa.Array:
 
 
 def _free_name(name: str, taken: dict[str, pa.Array | pa.ChunkedArray]) -> str:
-    while name in taken or name in OWN_COLUMNS:
+    # A score of that name that this audit does not have would be taken for one that it has.
+    while name in taken or name in OWN_COLUMNS or is_score(name):
         name = f"source_{name}"
     return name

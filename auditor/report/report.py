@@ -26,9 +26,7 @@ _ASIDE = ".report"
 _SUMMARY = "report/summary.json"
 
 
-def report(
-    config: Config, run: RunFolder, changes_since: Callable[[Config, pa.Table], Changes | None] | None = None
-) -> Summary:
+def report(config: Config, run: RunFolder, changes_since: Callable[[pa.Table], Changes] | None = None) -> Summary:
     """Rank the scored samples of a run and write `report/`: whole or not at all, and over an earlier one.
 
     Args:
@@ -49,7 +47,7 @@ def report(
     samples = gallery(ranking, run, config.report.gallery)
     summary = summarise(ranking, detection, run)
     if changes_since is not None:
-        summary = dataclasses.replace(summary, changes=changes_since(config, ranking.table))
+        summary = dataclasses.replace(summary, changes=changes_since(ranking.table))
 
     run.remove(_ASIDE)
     run.write_table(f"{_ASIDE}/ranked.parquet", ranking.table)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import getpass
 import logging
-import tempfile
 import time
 from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pyarrow import fs
 
 from auditor.config import Config
 from auditor.report import logged_model, tracking_store
+from auditor.report.additions import upload
 from auditor.report.curves import training_curves
 from auditor.report.lineage import dataset_inputs
 from auditor.report.masking import mask
@@ -149,31 +148,11 @@ class Tracking:
         metrics = tracking_store.flat_metrics(summary.to_json())
         changed = {name: value for name, value in metrics.items() if known.get(name) != value}
         self._log_metrics([Metric(name, value, now, steps) for name, value in changed.items()])
-        self._log_folder("report")
+        upload(self._client, self.run_id, self._folder, "report")
         if self._folder.exists("config.yaml"):
             self._client.log_text(self.run_id, mask(self._folder.read_bytes("config.yaml").decode()), "config.yaml")
         self._summary = summary
         self._write_note()
-
-    def log_explanations(self, agreement: float | None) -> None:
-        """Log the page and the tables of explained validation images, and how well they agree with retrainings."""
-        self._log_folder("explain", below="explain")
-        if agreement is not None:
-            self._client.log_metric(self.run_id, "explain.lds", agreement)
-
-    def log_check(self, found: dict[str, Any]) -> None:
-        """Log what training with the reviewers' verdicts came to, as `Check.to_json` gives it."""
-        metrics = tracking_store.flat_metrics({"check": found})
-        for name, value in metrics.items():
-            self._client.log_metric(self.run_id, name, value)
-
-    def _log_folder(self, name: str, below: str | None = None) -> None:
-        if self._folder.local is not None:
-            tracking_store.log_folder(self._client, self.run_id, str(self._folder.local / name), below)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            fs.copy_files(self._folder.full(name), folder, self._folder.filesystem, fs.LocalFileSystem())
-            tracking_store.log_folder(self._client, self.run_id, folder, below)
 
     def _write_note(self) -> None:
         if self._summary is None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from auditor.config import Config
 from auditor.fidelity.edit import Edit
 from auditor.report import logged_model
-from auditor.report.tracking_store import connect, explained, flat_metrics
+from auditor.report.additions import open_logged
+from auditor.report.tracking_store import explained, flat_metrics
 from auditor.storage import RunFolder
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _MODEL = "auditor.model"
 def log_versions(
     config: Config,
     run: RunFolder,
-    run_id: str,
     found: Edit,
     settings: Mapping[str, Mapping[str, object]],
     edited: Iterator[tuple[str, Module, str]],
@@ -35,8 +35,7 @@ def log_versions(
 
     Args:
         config: The audit.
-        run: Its run folder.
-        run_id: The audit's MLflow run, with its model logged.
+        run: Its run folder, logged to the configured tracking store with its model.
         found: The edit.
         settings: What decided each method's weights.
         edited: Method, model and the address of its checkpoint, one after another.
@@ -47,12 +46,12 @@ def log_versions(
 
     Raises:
         InputError: The tracking store cannot be opened.
-        StageError: MLflow does not answer, or refuses.
+        StageError: The MLflow run was deleted, or MLflow does not answer or refuses.
     """
     from mlflow.entities import Metric
 
     uri = config.mlflow.tracking_uri
-    client = connect(uri)
+    client, run_id = open_logged(config, run)
     name = config.mlflow.registered_model or config.mlflow.experiment
     versions = {}
     with explained(uri):

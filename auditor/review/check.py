@@ -10,6 +10,7 @@ from auditor.fidelity import Fidelity
 from auditor.fidelity.predictions import foremost, predicted_effects
 from auditor.fidelity.removals import Removal
 from auditor.fidelity.verification import result_file
+from auditor.fidelity.words import expected
 from auditor.methods import AUTO
 from auditor.review.cleaning import decisions
 from auditor.storage import RunFolder
@@ -58,7 +59,7 @@ class Check:
             f"Trained again without {samples} to remove or relabel: {_change(self.query, self.before, self.without)}"
         )
         if self.predicted is not None:
-            without += f"; {self.column} predicted a loss of {self.predicted:.3g}"
+            without += f"; by {self.column}, {expected(self.predicted)}"
         told = [f"{without}."]
         if self.relabelled:
             told.append(f"Trained again with the new labels: {_change(self.query, self.before, self.applied)}.")
@@ -135,7 +136,8 @@ def _outcome(run: RunFolder, removal: Removal) -> Outcome:
 
 def _change(query: str, before: Outcome, after: Outcome) -> str:
     moved = "falls" if after.loss < before.loss else "rises"
-    return (
-        f"{query} {moved} from {before.loss:.3g} to {after.loss:.3g}, accuracy goes from {before.accuracy:.1%} "
-        f"to {after.accuracy:.1%}"
-    )
+    loss = f"{moved} from {before.loss:.3g} to {after.loss:.3g}" if after.loss != before.loss else "stays"
+    accuracy = f"goes from {before.accuracy:.1%} to {after.accuracy:.1%}"
+    if after.accuracy == before.accuracy:
+        accuracy = f"stays at {after.accuracy:.1%}"
+    return f"{query} {loss}, accuracy {accuracy}"

@@ -38,6 +38,8 @@ class ClassCount:
 def decisions(run: RunFolder) -> tuple[dict[str, Verdict], tuple[str, ...]]:
     """The verdicts of a run that can be applied, and the samples whose verdict cannot: gone, or relabelled since.
 
+    Those that the table has carried out already are in neither.
+
     Raises:
         StageError: The run has no report.
     """
@@ -46,7 +48,10 @@ def decisions(run: RunFolder) -> tuple[dict[str, Verdict], tuple[str, ...]]:
     applied, left = {}, []
     for sample_id, verdict in newest.items():
         line = lines[sample_id]
-        if line is None or not verdict.holds(line["label"]):
+        label = None if line is None else line["label"]
+        if verdict.carried_out(label):
+            continue
+        if label is None or not verdict.holds(label):
             left.append(sample_id)
         elif verdict.verdict in DECIDED:
             applied[sample_id] = verdict

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from auditor.config import Config
 from auditor.errors import InputError
 from auditor.report.changes import Changes
 from auditor.report.masking import mask
 from auditor.review.evidence import RANKED_FILE, Evidence, Ranked
 from auditor.review.items import settled
-from auditor.review.predecessor import predecessor
 from auditor.review.verdicts import DECIDED, Verdict, current, read_verdicts
 from auditor.storage import RunFolder
 
@@ -49,21 +48,15 @@ def compare(before: RunFolder, after: RunFolder) -> Comparison:
     return compared(mask(str(before)), Ranked.read(before), Ranked.read(after), current(read_verdicts(before)))
 
 
-def changes_since(config: Config, ranked: pa.Table) -> Changes | None:
-    """What changed since the audit that `review.predecessor` names; None without one.
+def changes_since(before: RunFolder, earlier: Sequence[Verdict], ranked: pa.Table) -> Changes:
+    """What changed since the audit before.
 
     Args:
-        config: The audit.
-        ranked: Its ranked table.
-
-    Raises:
-        InputError: The predecessor is unusable.
+        before: Its run folder, reported.
+        earlier: What was decided there, as `merged` orders it.
+        ranked: This audit's ranked table.
     """
-    before = predecessor(config)
-    if before is None:
-        return None
-    verdicts = current(read_verdicts(before))
-    return compared(mask(str(before)), Ranked.read(before), Ranked(ranked), verdicts).changes
+    return compared(mask(str(before)), Ranked.read(before), Ranked(ranked), current(earlier)).changes
 
 
 def compared(name: str, before: Ranked, after: Ranked, verdicts: dict[str, Verdict]) -> Comparison:

@@ -98,8 +98,11 @@ def export(config: Config, run: RunFolder, to: str | None) -> Export:
     connect(config.mlflow.tracking_uri)
     audit_run = str(run.read_json("mlflow.json")["run_id"])
     text = _labels_are_text(config)
+    # From here to the record at the end one of the two is always there: what marks the folder as ours.
+    target.make(_ASIDE)
     target.remove(RECORD_FILE)
-    target.remove(_ASIDE)
+    for name in target.names(_ASIDE, hidden=True):
+        target.remove(f"{_ASIDE}/{name}")
     identities: list[tuple[str, str, str]] = []
     for split in SPLITS:
         tables = _tables(run, split, dataset, applied, audit_run, text)
@@ -110,11 +113,11 @@ def export(config: Config, run: RunFolder, to: str | None) -> Export:
                     identities += _identities(split, table, dataset.class_names)
     for name in target.names(_ASIDE):
         target.replace(f"{_ASIDE}/{name}", name)
-    target.remove(_ASIDE)
     target.write_bytes(NEXT_FILE, yaml.safe_dump(_next(config, run, target, dataset), sort_keys=False).encode())
     done = Export(**{**vars(planned), "folder": mask(str(target)), "fingerprint": fingerprint(identities)})
     record = {**done.to_json(), "audit_run": audit_run, "run_folder": mask(str(run)), "audited": dataset.fingerprint}
     target.write_json(RECORD_FILE, record)
+    target.remove(_ASIDE)
     log_export(config, run, done)
     return done
 
@@ -128,7 +131,6 @@ class _Writer:
         self._parquet: pq.ParquetWriter | None = None
         self._lists = isinstance(config.data.source, FolderSource)
         self._stack = ExitStack()
-        target.make(_ASIDE)
 
     def __enter__(self) -> _Writer:
         if self._lists:

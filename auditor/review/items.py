@@ -52,11 +52,16 @@ def settled(now: Evidence, verdict: Verdict | None) -> bool:
         verdict: The one that counts, given about an earlier audit; None without one.
 
     Returns:
-        True where it was keep, relabel or remove, and what was known then has not changed since.
+        True where it was keep, relabel or remove, and what was known then has not changed since, but for what the
+        verdict itself has changed: the label, and with it a model that is of one mind with the reviewer.
     """
     if verdict is None or verdict.verdict not in DECIDED or verdict.evidence is None:
         return False
-    return not verdict.evidence.differs(now)
+    then = verdict.evidence
+    if verdict.carried_out(now.label):
+        agrees = now.suggested_label == now.label
+        then = Evidence(now.label, now.label if agrees else then.suggested_label, then.rank)
+    return not then.differs(now)
 
 
 def chosen(
@@ -94,8 +99,7 @@ def make_item(line: Mapping[str, Any], run_id: str, rows: int, picture: str | No
         rows: Training samples in all.
         picture: Address of its picture or other Markdown, see `picture_room`; None where there is none.
     """
-    # A carried column may have a name like that of a score; scores are numbers.
-    scores = {name: line[name] for name in in_order(line) if isinstance(line[name], float)}
+    scores = {name: line[name] for name in in_order(line)}
     numbers = [("priority", f"{line[PRIORITY]:.3g}"), ("harm", f"{line['harm']:.3g}")]
     numbers.append(("rank by harm", f"{line['rank']:,} of {rows:,}"))
     numbers += [(name, f"{value:.3g}") for name, value in scores.items()]

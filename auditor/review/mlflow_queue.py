@@ -63,6 +63,8 @@ class Answer:
     reviewer: str
     time: datetime
     """In UTC."""
+    valid: bool
+    """Whether it stands; False once it was replaced by another one."""
 
 
 @dataclass(frozen=True)
@@ -296,4 +298,6 @@ def _is_human(given: Any) -> bool:
 
 def _answer(given: Any) -> Answer:
     moment = datetime.fromtimestamp(given.last_update_time_ms / 1000, UTC)
-    return Answer(given.name, given.feedback.value, given.rationale or "", given.source.source_id, moment)
+    # MLflow leaves it out where nothing was ever replaced.
+    valid = given.valid is not False
+    return Answer(given.name, given.feedback.value, given.rationale or "", given.source.source_id, moment, valid)

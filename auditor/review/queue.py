@@ -11,20 +11,17 @@ from typing import Any
 from PIL import Image
 
 from auditor.config import Config
-from auditor.errors import StageError
 from auditor.report.inputs import inputs_of
-from auditor.report.masking import mask
 from auditor.report.tracking_store import connect, log_folder
+from auditor.review.answers import NEW_LABEL, VERDICT, open_queue
 from auditor.review.evidence import Ranked
 from auditor.review.items import chosen, item_id, make_item, picture_room, shown_features
-from auditor.review.mlflow_queue import MlflowQueue, Question
+from auditor.review.mlflow_queue import Question
 from auditor.review.pictures import data_uri, png, shrunk
-from auditor.review.predecessor import predecessor
-from auditor.review.verdicts import WORDS, current, read_verdicts
+from auditor.review.predecessor import earlier_verdicts, predecessor
+from auditor.review.verdicts import WORDS, current
 from auditor.storage import RunFolder
 
-VERDICT, NEW_LABEL = "verdict", "new label"
-"""Names of the two questions, or how they begin."""
 _CHOICES, _CHOICE_LENGTH = 10, 64
 """Most options of a question in MLflow, and their longest text."""
 _ARTIFACTS = "review"
@@ -59,8 +56,8 @@ def fill_queue(config: Config, run: RunFolder) -> Filled:
             then what is done stays, and another call goes on from there.
     """
     ranked = Ranked.read(run)
-    before = predecessor(config)
-    earlier = {} if before is None else current(read_verdicts(before))
+    before = predecessor(config, run)
+    earlier = {} if before is None else current(earlier_verdicts(config, before))
     lines, passed = chosen(ranked.to_look_at(), earlier, config.review.queue)
     queue, run_id = open_queue(config, run)
     class_names = run.read_json("dataset.json")["class_names"]
@@ -72,21 +69,6 @@ def fill_queue(config: Config, run: RunFolder) -> Filled:
     items = [make_item(line, run_id, rows, shown.get(line["sample_id"])) for line in missing]
     queue.add(queue_id, items, run_id)
     return Filled(queue.name, len(there) + len(missing), len(missing), passed, queue.page)
-
-
-def open_queue(config: Config, run: RunFolder) -> tuple[MlflowQueue, str]:
-    """The audit's queue in MLflow and the id of its MLflow run; nothing is made.
-
-    Raises:
-        InputError: The tracking store cannot be opened.
-        StageError: The audit is not in this tracking store, or MLflow has no review queues.
-    """
-    uri = config.mlflow.tracking_uri
-    logged = run.read_json("mlflow.json") if run.exists("mlflow.json") else {}
-    if logged.get("tracking_uri") != mask(uri):
-        raise StageError(f"{run}: is not logged to MLflow at {mask(uri)}; auditor run does that")
-    run_id = str(logged["run_id"])
-    return MlflowQueue(uri, str(logged["experiment_id"]), f"flagged by run {run_id[:8]}"), run_id
 
 
 def questions(class_names: Sequence[str]) -> list[Question]:

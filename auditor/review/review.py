@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Any
 
 from auditor.config import Config
 from auditor.report.tracking_store import connect, explained
+from auditor.review.answers import from_answers, open_queue
 from auditor.review.csv_verdicts import news, read_csv
 from auditor.review.evidence import Ranked
-from auditor.review.mlflow_queue import Answer, Entry
-from auditor.review.predecessor import carry_over, predecessor
-from auditor.review.queue import NEW_LABEL, VERDICT, open_queue
+from auditor.review.mlflow_queue import Entry
+from auditor.review.predecessor import carry_over, earlier_verdicts, predecessor
 from auditor.review.verdicts import (
     ACTED,
     DECIDED,
@@ -51,8 +51,10 @@ class Review:
     """Verdicts that were new this time."""
     disagreements: tuple[str, ...]
     """Samples on which reviewers disagree; the newest verdict counts."""
+    carried_out: int
+    """Samples whose verdict stands in the table already: removed, or relabelled, by an export."""
     unapplied: tuple[str, ...]
-    """Samples with a verdict that are no longer in the table, or have another label there than the one judged."""
+    """Samples with another verdict that are no longer in the table, or have another label there than the one judged."""
     incomplete: tuple[str, ...]
     """Samples whose newest verdict is a relabel without a class of this audit; it does not count."""
 
@@ -82,7 +84,7 @@ def review(config: Config, run: RunFolder, csv: str | Path | None = None) -> Rev
     """
     ranked = Ranked.read(run)
     class_names = run.read_json("dataset.json")["class_names"]
-    before = predecessor(config)
+    before = predecessor(config, run)
     given: list[Verdict] = []
     known = read_verdicts(run)
     if csv is not None:
@@ -91,7 +93,7 @@ def review(config: Config, run: RunFolder, csv: str | Path | None = None) -> Rev
         now = datetime.fromtimestamp(round(time.time(), 3), UTC)
         given += news(read_csv(csv, sample_ids, class_names, now), known)
     if before is not None:
-        carry_over(run, before)
+        carry_over(run, earlier_verdicts(config, before))
         known = read_verdicts(run)
     queue, run_id = open_queue(config, run)
     entries = queue.entries()
@@ -104,39 +106,6 @@ def review(config: Config, run: RunFolder, csv: str | Path | None = None) -> Rev
     found = standing(ranked, history, entries, len(history) - len(known))
     _log(config, run_id, found, len(history))
     return found
-
-
-def from_answers(entries: Iterable[Entry], class_names: Sequence[str]) -> list[Verdict]:
-    """Verdicts from the answers to the two questions; answers with another word than ours are passed over.
-
-    Args:
-        entries: Of the queue.
-        class_names: What a new label may be; another text is kept in the comment.
-    """
-    verdicts = []
-    for entry in entries:
-        labels = [answer for answer in entry.answers if answer.question.startswith(NEW_LABEL)]
-        for answer in entry.answers:
-            if not answer.question.startswith(VERDICT) or answer.value not in WORDS:
-                continue
-            label = _label_of(answer, labels) if answer.value == "relabel" else None
-            known = label is not None and label.value in class_names
-            comment = answer.comment
-            if label is not None and not known:
-                comment = f"{comment} (new label {label.value!r} is no class)".strip()
-            verdicts.append(
-                Verdict(
-                    sample_id=entry.sample_id,
-                    verdict=answer.value,
-                    new_label=label.value if label is not None and known else None,
-                    comment=comment,
-                    reviewer=answer.reviewer,
-                    time=answer.time if label is None else max(answer.time, label.time),
-                    source="mlflow",
-                    item_id=entry.item_id,
-                )
-            )
-    return verdicts
 
 
 def standing(ranked: Ranked, history: Sequence[Verdict], entries: Sequence[Entry], added: int) -> Review:
@@ -162,7 +131,9 @@ def standing(ranked: Ranked, history: Sequence[Verdict], entries: Sequence[Entry
     ]
     counts = Counter(verdict.verdict for verdict in held.values())
     last = {verdict.sample_id: verdict for verdict in history}
-    closed = {sample_id for sample_id, verdict in held.items() if verdict.verdict in DECIDED}
+    labels = {sample_id: None if line is None else line["label"] for sample_id, line in lines.items()}
+    done = {sample_id for sample_id, verdict in newest.items() if verdict.carried_out(labels[sample_id])}
+    closed = done | {sample_id for sample_id, verdict in held.items() if verdict.verdict in DECIDED}
     return Review(
         counts={word: counts[word] for word in WORDS},
         items=len(entries),
@@ -171,7 +142,8 @@ def standing(ranked: Ranked, history: Sequence[Verdict], entries: Sequence[Entry
         precision=sum(word in ACTED for word in decided) / len(decided) if decided else None,
         added=added,
         disagreements=tuple(name for name in disagreements(history) if name in held),
-        unapplied=tuple(sorted(newest.keys() - held.keys())),
+        carried_out=len(done),
+        unapplied=tuple(sorted(newest.keys() - held.keys() - done)),
         incomplete=tuple(sorted(sample_id for sample_id, verdict in last.items() if not verdict.complete)),
     )
 
@@ -180,6 +152,8 @@ def sentences(found: Review) -> list[str]:
     """Where a review stands, in words."""
     words = ", ".join(f"{count} {word}" for word, count in found.counts.items())
     lines = [f"Verdicts: {words}; {found.added} of them new." if found.added else f"Verdicts: {words}; none new."]
+    if found.carried_out:
+        lines.append(f"{found.carried_out} earlier verdicts are carried out in this table.")
     lines.append(f"{found.open} of {found.items} samples in the queue are open.")
     if found.precision is not None:
         right = round(found.precision * found.decided)
@@ -196,12 +170,6 @@ def sentences(found: Review) -> list[str]:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             lines.append(f"{len(names)} with a problem: {text} ({shown}).")
     return lines
-
-
-def _label_of(verdict: Answer, labels: Sequence[Answer]) -> Answer | None:
-    """The same reviewer's new label that belongs to a relabel: the nearest in time."""
-    own = [label for label in labels if label.reviewer == verdict.reviewer]
-    return min(own, key=lambda label: abs(label.time - verdict.time), default=None)
 
 
 def _log(config: Config, run_id: str, found: Review, step: int) -> None:

@@ -71,6 +71,18 @@ class Verdict:
         """Whether it can be applied to a sample with this label: it was given about that very label."""
         return self.complete and self.evidence is not None and self.evidence.label == label
 
+    def carried_out(self, label: str | None) -> bool:
+        """Whether a table does what it says already, as an export leaves it.
+
+        Args:
+            label: The sample's there; None where the sample is gone.
+        """
+        if self.evidence is None:
+            return False
+        if self.verdict == "remove":
+            return label is None
+        return self.verdict == "relabel" and label == self.new_label != self.evidence.label
+
 
 def merged(*histories: Iterable[Verdict]) -> list[Verdict]:
     """All verdicts of several histories, each once, the oldest first."""

@@ -9,6 +9,9 @@ from pydantic import Field
 from auditor.sections.scoring import MethodName
 from auditor.sections.section import NameText, PositiveInt, Section
 
+AUTO, NONE = "auto", "none"
+"""Values of `review.predecessor` that are no run folder."""
+
 
 class Report(Section):
     """What is ranked, flagged and shown."""
@@ -30,9 +33,10 @@ class Review(Section):
     no queue."""
     reviewers: Annotated[list[NameText], Field(max_length=10)] = []
     """Who the queue is assigned to, by their names in MLflow; without any, it is open to everybody."""
-    predecessor: str | None = None
-    """Run folder of the audit before this one, a path or URI: its verdicts are carried over, what it settled stays out
-    of the queue, and the report says what changed."""
+    predecessor: str = AUTO
+    """The audit before this one: its verdicts are carried over, what it settled stays out of the queue, and the report
+    says what changed. `auto` is the latest finished one with the same `data.source` and `data.columns` in the same
+    MLflow experiment, a path or URI a run folder; `none` compares with nothing."""
 
 
 class MLflow(Section):

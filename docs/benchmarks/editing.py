@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from auditor import Audit
 from auditor.config import Config, load_config
 from auditor.fidelity.edit import Edit
-from auditor.fidelity.words import edit_table
+from auditor.fidelity.edit_table import edit_table
 
 METHODS = ["replay", "hif_full", "hif_fast", "hif", "ekfac", "gif"]
 SIDES = ("harmful", "helpful", "random")

@@ -11,6 +11,8 @@ from auditor.data import prepare
 from auditor.distributed.explain import IMAGES_SCHEMA, INFLUENCE_SCHEMA
 from auditor.distributed.hif_files import Hif
 from auditor.distributed.implicit import Solved
+from auditor.fidelity.edit import Edit, Measured
+from auditor.fidelity.edit_files import OUTCOME_SCHEMA
 from auditor.methods import METHODS, base
 from auditor.review.verdicts import SCHEMA as VERDICT_SCHEMA
 from auditor.storage import RunFolder
@@ -62,6 +64,13 @@ def test_verdicts_have_their_columns():
 def test_explanations_have_their_columns():
     assert described("explain/images.parquet") == actual(IMAGES_SCHEMA)
     assert described("explain/influence.parquet") == actual(INFLUENCE_SCHEMA)
+
+
+def test_edits_have_their_columns_and_fields():
+    assert described("edits/*/*.parquet") == actual(OUTCOME_SCHEMA)
+    assert set(TABLES["edits/*/edit.json"]) == {field.name for field in dataclasses.fields(Edit)}
+    methods = TABLES["edits/*/edit.json"]["methods"][1]
+    assert all(f"`{field.name}`" in methods for field in dataclasses.fields(Measured))
 
 
 def test_manifest_has_the_manifests_fields():

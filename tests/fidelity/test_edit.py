@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditor.fidelity.edit import Edit, Measured, membership
-from auditor.fidelity.words import edit_table
+from auditor.fidelity.edit_table import edit_table
 
 LOSSES = st.lists(st.sampled_from([0.1, 0.5, 0.9, 2.0]), min_size=1, max_size=12)
 

@@ -42,7 +42,7 @@ def logged(tmp_path_factory):
 
         def log():
             edited = ((name, network(seed), f"runs/week-7/edits/{name}") for name, seed in (("gif", 1), ("replay", 2)))
-            return log_versions(config, run, tracking.run_id, found, settings, edited, INPUTS)
+            return log_versions(config, run, found, settings, edited, INPUTS)
 
         versions = [log(), log()]
     return config, MlflowClient(uri), tracking.run_id, versions, store

@@ -17,8 +17,8 @@ from auditor.config import Config, parse_config
 from auditor.data import prepare
 from auditor.report.ranking import rank_samples
 from auditor.report.tracking import Tracking
+from auditor.review.answers import open_queue
 from auditor.review.items import item_id
-from auditor.review.queue import open_queue
 from auditor.storage import RunFolder
 from tests.report.builders import Audit
 

@@ -8,7 +8,7 @@ import pytest
 from auditor.errors import InputError, StageError
 from auditor.fidelity.removals import Removal
 from auditor.fidelity.verification import result_file
-from auditor.review.check import CHECK_FILE, checked, planned_check
+from auditor.review.check import CHECK_FILE, Check, Outcome, checked, planned_check
 from auditor.review.evidence import Evidence
 from auditor.review.verdicts import Verdict, write_verdicts
 from tests.report.builders import Audit
@@ -89,9 +89,18 @@ def test_measured_stands_beside_predicted(audit, run):
     assert (found.masked_samples, found.relabelled, found.column) == (2, 1, "gif")
     without, applied = found.sentences()
     assert "without the 2 samples to remove or relabel: validation loss falls from 0.5 to 0.45" in without
-    assert "accuracy goes from 90.0% to 92.0%; gif predicted a loss of" in without
+    assert f"accuracy goes from 90.0% to 92.0%; by gif, {found.predicted:.3g} was predicted." in without
     assert applied.startswith("Trained again with the new labels: validation loss falls from 0.5 to 0.4")
     assert run.read_json(CHECK_FILE)["applied"] == {"loss": 0.4, "accuracy": 0.93}
+
+
+def test_what_does_not_change_is_said_to_stay_and_no_loss_below_zero_is_shown():
+    same = Outcome(0.5, 0.9)
+    (told,) = Check(1, 0, same, same, -0.2, "gif", same, "validation loss").sentences()
+    assert told == (
+        "Trained again without the sample to remove or relabel: validation loss stays, accuracy stays at 90.0%; "
+        "by gif, less than nothing was predicted, which cannot be."
+    )
 
 
 def test_a_training_that_diverged_is_no_outcome(audit, run):

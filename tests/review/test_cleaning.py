@@ -89,13 +89,15 @@ def run(tmp_path):
     return run
 
 
-def test_only_verdicts_about_the_label_as_it_is_are_applied(run):
-    lines = run.read_table("report/ranked.parquet").to_pylist()[:4]
-    keep, unsure, moved, twice = (said(line["sample_id"], "keep", line["label"]) for line in lines)
+def test_only_verdicts_about_the_label_as_it_is_are_applied_and_those_carried_out_are_no_problem(run):
+    lines = run.read_table("report/ranked.parquet").to_pylist()[:5]
+    keep, unsure, moved, twice = (said(line["sample_id"], "keep", line["label"]) for line in lines[:4])
     unsure = replace(unsure, verdict="unsure")
     moved = replace(moved, evidence=Evidence("another", "dog", 1))
     later = replace(twice, verdict="remove", time=MOMENT.replace(hour=1))
-    write_verdicts(run, [keep, unsure, moved, twice, said("gone", "remove", "cat"), later])
+    relabelled = replace(said(lines[4]["sample_id"], "relabel", "another"), new_label=lines[4]["label"])
+    gone = [said("gone", "keep", "cat"), said("removed", "remove", "cat")]
+    write_verdicts(run, [keep, unsure, moved, twice, relabelled, *gone, later])
     applied, unapplied = decisions(run)
     assert applied == {keep.sample_id: keep, twice.sample_id: later}
     assert unapplied == tuple(sorted([moved.sample_id, "gone"]))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -57,11 +58,11 @@ def test_decisions_that_stand_are_settled_whether_or_not_they_are_flagged_again(
     assert found.resolved == ("b", "c")
 
 
-def test_a_decision_whose_evidence_changed_is_flagged_again():
+def test_a_decision_whose_evidence_changed_is_flagged_again_but_not_one_that_was_carried_out():
     verdicts = {**said("a", "keep", 4), **said("b", "relabel", 2), **said("c", "keep", 3)}
     found = compared("x", table("bca"), table("abc", labels="b"), verdicts)
-    assert found.reflagged == ("a", "b")
-    assert found.settled == {"c": "keep"}
+    assert found.reflagged == ("a",)
+    assert found.settled == {"b": "relabel", "c": "keep"}
     assert (found.new, found.persistent, found.resolved) == ((), (), ())
 
 
@@ -109,14 +110,14 @@ def test_the_report_of_an_audit_with_a_predecessor_says_what_changed(tmp_path):
     config, before = Audit().write(tmp_path / "a")
     ranked(config, before)
     _, run = Audit().write(tmp_path / "b")
-    config = Audit().config(tmp_path / "b", review={"predecessor": str(before)})
-    summary = report(config, run, changes_since)
+    config = Audit().config(tmp_path / "b")
+    summary = report(config, run, partial(changes_since, before, []))
     kept = run.read_json("report/summary.json")["comparison"]
     assert kept == summary.changes.to_json()
     assert (kept["new"], kept["persistent"], kept["harm_spearman"]) == (0, 7, pytest.approx(1.0))
     assert verdict(summary)[-1] == summary.changes.sentence
     assert summary.changes.sentence in run.read_bytes("report/report.html").decode()
     assert read_report(config, run).changes == summary.changes
-    alone = report(Audit().config(tmp_path / "b"), run, changes_since)
+    alone = report(config, run)
     assert alone.changes is None
     assert run.read_json("report/summary.json")["comparison"] is None

@@ -133,6 +133,46 @@ def test_an_export_is_written_over_an_earlier_one_alone(digits, tmp_path):
         export(following, run, str(out))
 
 
+@pytest.mark.parametrize("left", [{".export"}, {".export", "train.parquet"}, {".export", "export.json"}])
+def test_an_export_that_was_killed_leaves_its_folder_to_the_next_one(digits, tmp_path, left):
+    """What a kill leaves between any two of its moves: the mark alone, rows without a record, or both marks."""
+    config, run, _, _ = digits
+    out = tmp_path / "out"
+    (out / ".export").mkdir(parents=True)
+    (out / ".export" / "stale.csv").write_text("old")
+    for name in left - {".export"}:
+        (out / name).write_text("{}")
+    export(config, run, str(out))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "audit.yaml",
+        "export.json",
+        "test.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]
+
+
+@pytest.mark.parametrize("broken", ["write_json", "write_bytes", "replace"])
+def test_at_no_moment_is_an_exports_folder_without_a_mark(digits, tmp_path, monkeypatch, broken):
+    config, run, _, _ = digits
+    out = tmp_path / "out"
+    export(config, run, str(out))
+    original = getattr(RunFolder, broken)
+
+    def stop(self, *arguments):
+        if self.uri == RunFolder(out).uri:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, broken, stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(config, run, str(out))
+    assert {".export", "export.json"} & {path.name for path in out.iterdir()}
+    export(config, run, str(out))
+    assert pq.read_metadata(out / "train.parquet").num_rows == 119
+
+
 def test_without_a_verdict_there_is_nothing_to_export(tmp_path, uri):
     config, run = prepared(tmp_path / "run", uri, DIGITS, limit=LIMIT)
     with pytest.raises(InputError, match="has no verdict to apply; auditor review reads them"):

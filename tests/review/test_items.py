@@ -36,6 +36,14 @@ def test_a_decision_stands_until_the_evidence_changes(word):
     assert not settled(Evidence("dog", "dog", 40), verdict)
 
 
+def test_a_relabel_that_was_carried_out_stands_until_the_model_says_something_new():
+    verdict = replace(KEEP, verdict="relabel", new_label="cow")
+    assert settled(Evidence("cow", "dog", 40), verdict)
+    assert settled(Evidence("cow", "cow", 40), verdict)
+    assert not settled(Evidence("cow", "hen", 40), verdict)
+    assert not settled(Evidence("cow", "cow", 10), verdict)
+
+
 def test_an_unsure_reviewer_or_none_or_one_who_saw_nothing_settles_nothing():
     assert not settled(SEEN, replace(KEEP, verdict="unsure"))
     assert not settled(SEEN, replace(KEEP, evidence=None))

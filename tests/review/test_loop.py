@@ -12,7 +12,7 @@ from auditor.report.tracking import Tracking
 from auditor.review.comparison import changes_since
 from auditor.review.evidence import Ranked
 from auditor.review.export import export
-from auditor.review.predecessor import carry_over, predecessor
+from auditor.review.predecessor import carry_over, earlier_verdicts, predecessor
 from auditor.review.queue import fill_queue
 from auditor.review.review import review
 from auditor.review.verdicts import current, read_verdicts
@@ -102,8 +102,9 @@ def test_what_ten_verdicts_decide_is_settled_in_the_next_audit(server, tmp_path,
     # As the next training would: what was relabelled is harmful no longer.
     mended = {line["sample_id"] for line, word in zip(lines, WORDS, strict=True) if word == "relabel"}
     write_scores(following, again, mended)
-    carry_over(again, predecessor(following))
-    changes = changes_since(following, Ranked.read(again).table)
+    before = predecessor(following, again)
+    carry_over(again, earlier_verdicts(following, before))
+    changes = changes_since(before, earlier_verdicts(following, before), Ranked.read(again).table)
     assert changes.settled == {"keep": 4, "relabel": 3, "remove": 3}
     assert changes.reflagged == 0
     with Tracking(following, again):

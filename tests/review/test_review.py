@@ -8,18 +8,19 @@ from mlflow import MlflowClient
 from mlflow.tracing.client import TracingClient
 
 from auditor.errors import InputError
+from auditor.review.answers import from_answers, open_queue
 from auditor.review.evidence import Ranked
 from auditor.review.mlflow_queue import Answer, Entry
-from auditor.review.queue import fill_queue, open_queue
-from auditor.review.review import from_answers, review, sentences
+from auditor.review.queue import fill_queue
+from auditor.review.review import review, sentences
 from auditor.review.verdicts import current, read_verdicts, write_verdicts
 from tests.review.builders import answer, audited, in_queue
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
-def said(question, value, *, by="ada", minutes=0, comment=""):
-    return Answer(question, value, comment, by, NOON + timedelta(minutes=minutes))
+def said(question, value, *, by="ada", minutes=0, comment="", valid=True):
+    return Answer(question, value, comment, by, NOON + timedelta(minutes=minutes), valid)
 
 
 def read(*answers, classes=("cat", "dog")):
@@ -32,18 +33,18 @@ def test_an_answer_becomes_a_verdict():
     assert (found.time, found.source, found.item_id) == (NOON, "mlflow", "tr-1")
 
 
-def test_a_relabel_takes_the_same_reviewers_nearest_label():
+def test_a_relabel_takes_the_same_reviewers_label_that_stands_and_a_replaced_one_the_nearest():
     found = read(
-        said("verdict", "relabel"),
+        said("verdict", "relabel", valid=False),
         said("verdict", "relabel", minutes=60),
-        said("new label (1a2b3c)", "cat", minutes=1),
-        said("new label (1a2b3c)", "dog", minutes=61),
+        said("new label (1a2b3c)", "cat", minutes=1, valid=False),
+        said("new label (1a2b3c)", "dog", minutes=90),
         said("new label (1a2b3c)", "dog", by="bob"),
         said("verdict", "keep", by="bob"),
     )
     assert [(v.reviewer, v.new_label, v.time) for v in found] == [
         ("ada", "cat", NOON + timedelta(minutes=1)),
-        ("ada", "dog", NOON + timedelta(minutes=61)),
+        ("ada", "dog", NOON + timedelta(minutes=90)),
         ("bob", None, NOON),
     ]
 

@@ -66,6 +66,17 @@ def test_a_verdict_holds_for_the_label_it_was_given_about():
     assert not replace(seen, verdict="relabel").holds("cat")
 
 
+def test_a_verdict_is_carried_out_where_the_sample_is_gone_or_has_the_new_label():
+    seen = given(evidence=Evidence("cat", "dog", 3))
+    removed = replace(seen, verdict="remove")
+    relabelled = replace(seen, verdict="relabel", new_label="dog")
+    assert [removed.carried_out(label) for label in (None, "cat")] == [True, False]
+    assert [relabelled.carried_out(label) for label in (None, "cat", "dog", "cow")] == [False, False, True, False]
+    assert not replace(relabelled, new_label="cat").carried_out("cat")
+    assert not seen.carried_out(None)
+    assert not given(verdict="remove").carried_out(None)
+
+
 def test_evidence_is_noted_once():
     first, second = Evidence("cat", "dog", 3), Evidence("cat", "dog", 9)
     (noted,) = with_evidence([given()], {"a": first})
