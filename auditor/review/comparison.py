@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from auditor.errors import InputError
 from auditor.report.changes import Changes
 from auditor.report.masking import mask
-from auditor.review.evidence import RANKED_FILE, Evidence, Ranked
+from auditor.review.evidence import RANKED_FILE, Ranked
 from auditor.review.items import settled
 from auditor.review.verdicts import DECIDED, Verdict, current, read_verdicts
 from auditor.storage import RunFolder
@@ -75,7 +75,7 @@ def compared(name: str, before: Ranked, after: Ranked, verdicts: dict[str, Verdi
     again = {
         sample_id
         for sample_id, verdict in decided.items()
-        if sample_id in now and not _stands(verdict, evidence.get(sample_id))
+        if sample_id in now and not settled(evidence[sample_id], verdict, len(now))
     }
     standing = {sample_id: verdict.verdict for sample_id, verdict in decided.items() if sample_id not in again}
     undecided = now - decided.keys()
@@ -96,10 +96,6 @@ def compared(name: str, before: Ranked, after: Ranked, verdicts: dict[str, Verdi
         median_rank_move=move,
     )
     return Comparison(changes, **lists, settled=dict(sorted(standing.items())))
-
-
-def _stands(verdict: Verdict, now: Evidence | None) -> bool:
-    return now is None or settled(now, verdict)
 
 
 def _drift(before: pa.Table, after: pa.Table) -> tuple[int, float | None, float | None]:

@@ -28,17 +28,20 @@ class Evidence:
     rank: int
     """By harm, from 1."""
 
-    def differs(self, now: Evidence) -> bool:
+    def differs(self, now: Evidence, flagged: int) -> bool:
         """Whether there is a reason to look at the sample again.
 
         Args:
             now: The same of a later audit.
+            flagged: How many samples that audit flags. Among as many the reviewer saw a suspect already, and ranks
+                close up there when others are removed or relabelled.
 
         Returns:
-            True when the label or the suggested label is another one, or the rank a quarter of what it was or less.
+            True when the label or the suggested label is another one, or the rank, not among the flagged then, is a
+            quarter of what it was or less.
         """
         labels = (self.label, self.suggested_label) != (now.label, now.suggested_label)
-        return labels or RANK_FACTOR * now.rank <= self.rank
+        return labels or (self.rank > flagged and RANK_FACTOR * now.rank <= self.rank)
 
 
 class Ranked:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from auditor.methods import in_order
@@ -44,28 +44,30 @@ def item_id(run_id: str, sample_id: str) -> str:
     return f"tr-{hashlib.sha256(f'{run_id}/{sample_id}'.encode()).hexdigest()[:32]}"
 
 
-def settled(now: Evidence, verdict: Verdict | None) -> bool:
+def settled(now: Evidence, verdict: Verdict | None, flagged: int) -> bool:
     """Whether an earlier verdict still answers for a sample.
 
     Args:
         now: What is known of the sample now.
         verdict: The one that counts, given about an earlier audit; None without one.
+        flagged: How many samples are flagged now.
 
     Returns:
-        True where it was keep, relabel or remove, and what was known then has not changed since, but for what the
-        verdict itself has changed: the label, and with it a model that is of one mind with the reviewer.
+        True where it was keep, relabel or remove, and what was known then has not changed since, but for the label
+        that the verdict itself has changed, and for a model that is of one mind with the label by now.
     """
     if verdict is None or verdict.verdict not in DECIDED or verdict.evidence is None:
         return False
     then = verdict.evidence
     if verdict.carried_out(now.label):
-        agrees = now.suggested_label == now.label
-        then = Evidence(now.label, now.label if agrees else then.suggested_label, then.rank)
-    return not then.differs(now)
+        then = replace(then, label=now.label)
+    if now.suggested_label == now.label:
+        then = replace(then, suggested_label=now.suggested_label)
+    return not then.differs(now, flagged)
 
 
 def chosen(
-    flagged: Iterable[Mapping[str, Any]], earlier: Mapping[str, Verdict], count: int
+    flagged: Sequence[Mapping[str, Any]], earlier: Mapping[str, Verdict], count: int
 ) -> tuple[list[Mapping[str, Any]], int]:
     """The samples to ask about.
 
@@ -83,7 +85,7 @@ def chosen(
         if len(left) == count:
             break
         now = Evidence(line["label"], line["suggested_label"], line["rank"])
-        if settled(now, earlier.get(line["sample_id"])):
+        if settled(now, earlier.get(line["sample_id"]), len(flagged)):
             passed += 1
         else:
             left.append(line)

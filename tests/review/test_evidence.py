@@ -21,7 +21,12 @@ from tests.review.builders import ranked
     ],
 )
 def test_evidence_differs_by_label_suggestion_or_a_quarter_of_the_rank(now, differs):
-    assert Evidence("cat", "dog", 40).differs(now) is differs
+    assert Evidence("cat", "dog", 40).differs(now, 39) is differs
+
+
+def test_among_the_flagged_a_rank_is_no_news():
+    assert not Evidence("cat", "dog", 40).differs(Evidence("cat", "dog", 1), 40)
+    assert Evidence("cat", "dog", 40).differs(Evidence("cat", "cow", 1), 40)
 
 
 def test_samples_are_looked_up_in_the_order_asked_for(tmp_path):

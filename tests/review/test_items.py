@@ -30,24 +30,29 @@ def line(sample_id="a", label="cat", suggested="dog", rank=1, **more):
 @pytest.mark.parametrize("word", ["keep", "relabel", "remove"])
 def test_a_decision_stands_until_the_evidence_changes(word):
     verdict = replace(KEEP, verdict=word)
-    assert settled(SEEN, verdict)
-    assert settled(Evidence("cat", "dog", 11), verdict)
-    assert not settled(Evidence("cat", "dog", 10), verdict)
-    assert not settled(Evidence("dog", "dog", 40), verdict)
+    assert settled(SEEN, verdict, 9)
+    assert settled(Evidence("cat", "dog", 11), verdict, 9)
+    assert not settled(Evidence("cat", "dog", 10), verdict, 9)
+    assert not settled(Evidence("dog", "dog", 40), verdict, 9)
 
 
 def test_a_relabel_that_was_carried_out_stands_until_the_model_says_something_new():
     verdict = replace(KEEP, verdict="relabel", new_label="cow")
-    assert settled(Evidence("cow", "dog", 40), verdict)
-    assert settled(Evidence("cow", "cow", 40), verdict)
-    assert not settled(Evidence("cow", "hen", 40), verdict)
-    assert not settled(Evidence("cow", "cow", 10), verdict)
+    assert settled(Evidence("cow", "dog", 40), verdict, 9)
+    assert settled(Evidence("cow", "cow", 40), verdict, 9)
+    assert not settled(Evidence("cow", "hen", 40), verdict, 9)
+    assert not settled(Evidence("cow", "cow", 10), verdict, 9)
+
+
+def test_a_model_that_agrees_with_the_label_by_now_is_no_reason_to_ask_again():
+    assert settled(Evidence("cat", "cat", 40), KEEP, 9)
+    assert not settled(Evidence("cat", "hen", 40), KEEP, 9)
 
 
 def test_an_unsure_reviewer_or_none_or_one_who_saw_nothing_settles_nothing():
-    assert not settled(SEEN, replace(KEEP, verdict="unsure"))
-    assert not settled(SEEN, replace(KEEP, evidence=None))
-    assert not settled(SEEN, None)
+    assert not settled(SEEN, replace(KEEP, verdict="unsure"), 9)
+    assert not settled(SEEN, replace(KEEP, evidence=None), 9)
+    assert not settled(SEEN, None, 9)
 
 
 def test_the_first_that_nobody_decided_are_chosen():
