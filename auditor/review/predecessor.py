@@ -14,7 +14,7 @@ from auditor.report.tracking_store import connect, explained
 from auditor.review.answers import answered
 from auditor.review.evidence import RANKED_FILE
 from auditor.review.verdicts import Verdict, merged, read_verdicts, write_verdicts
-from auditor.sections.running import AUTO, NONE
+from auditor.sections.running import AUTO
 from auditor.storage import RunFolder
 
 log = logging.getLogger("auditor")
@@ -34,7 +34,7 @@ def predecessor(config: Config, run: RunFolder) -> RunFolder | None:
         InputError: The one that is named cannot be read, holds no report, or is this audit's own folder.
     """
     given = config.review.predecessor
-    if given == NONE:
+    if given is None:
         return None
     if given == AUTO:
         try:

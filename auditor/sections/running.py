@@ -9,8 +9,8 @@ from pydantic import Field
 from auditor.sections.scoring import MethodName
 from auditor.sections.section import NameText, PositiveInt, Section
 
-AUTO, NONE = "auto", "none"
-"""Values of `review.predecessor` that are no run folder."""
+AUTO = "auto"
+"""The value of `review.predecessor` that looks for one."""
 
 
 class Report(Section):
@@ -33,10 +33,10 @@ class Review(Section):
     no queue."""
     reviewers: Annotated[list[NameText], Field(max_length=10)] = []
     """Who the queue is assigned to, by their names in MLflow; without any, it is open to everybody."""
-    predecessor: str = AUTO
+    predecessor: str | None = AUTO
     """The audit before this one: its verdicts are carried over, what it settled stays out of the queue, and the report
     says what changed. `auto` is the latest finished one with the same `data.source` and `data.columns` in the same
-    MLflow experiment, a path or URI a run folder; `none` compares with nothing."""
+    MLflow experiment, a path or URI a run folder; null compares with nothing."""
 
 
 class MLflow(Section):

@@ -68,7 +68,7 @@ def test_it_is_found_as_the_latest_earlier_audit_of_the_same_rows_in_the_experim
         audits[1][1].uri,
     ]
     config, run = audits[2]
-    alone = config.model_copy(update={"review": config.review.model_copy(update={"predecessor": "none"})})
+    alone = config.model_copy(update={"review": config.review.model_copy(update={"predecessor": None})})
     assert predecessor(alone, run) is None
     # Gone, or of other rows, or not finished: the one before it.
     audits[1][1].remove("report")
