@@ -113,7 +113,7 @@ class Audit:
             tracking.log_parameters()
             tracking.log_dataset()
             # One start of the workers for all that they compute.
-            self._on_workers("train", *self._row_scores)
+            self._on_workers("train", *self._tasks)
             self._score()
             if self.config.verify.during_run:
                 self.verify()
@@ -200,7 +200,7 @@ class Audit:
         """
         TrajectoryReader(self.folder)
         if not self._scored:
-            self._on_workers(*self._row_scores)
+            self._on_workers(*self._tasks)
         return self._score()
 
     def _score(self) -> int:
@@ -420,11 +420,11 @@ class Audit:
         return TrajectoryReader(self.folder).manifest
 
     @property
-    def _row_scores(self) -> tuple[str, ...]:
-        """The tasks of the workers that the configured methods need beside training."""
+    def _tasks(self) -> tuple[str, ...]:
+        """The tasks of the workers that scores and report need beside training."""
         from auditor.distributed.tasks import tasks_of
 
-        return tasks_of(self.config.score.methods)
+        return tasks_of(self.config)
 
     @property
     def _logged(self) -> bool:

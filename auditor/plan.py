@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from auditor import counters
 from auditor.config import Config
 from auditor.data import SPLITS, peek
+from auditor.data.peek import Peek
 from auditor.errors import InputError
 from auditor.influence import Direction, PreciseStatistics, directional_derivatives
+from auditor.influence.head import find_head
 from auditor.model_check import check_model
 from auditor.models import build_model
 from auditor.sam import MicroBatch, Network, make_perturbation
@@ -28,7 +30,10 @@ from auditor.trajectory import spread_checkpoints
 _LEDGER_BYTES = 8
 _SIGNAL_BYTES = 28
 _SCORE_BYTES = 80
+_FEATURE_BYTES = 12
 """Upper bounds a row on disk: see docs/formats.md."""
+_GROUP_BYTES = 1024
+"""Upper bound of what a Parquet file holds beside the rows of one group."""
 _FILE_BYTES = 8192
 """Upper bound of what a Parquet file holds beside its rows."""
 _TENSOR_BYTES = 512
@@ -133,8 +138,24 @@ def plan(config: Config) -> Plan:
             "signals": _SIGNAL_BYTES * steps * train.batch_size + _FILE_BYTES * ledger_files,
             "checkpoints": checkpoints * ((2 * parameters + buffers) * width + _TENSOR_BYTES * tensors),
             "scores": _SCORE_BYTES * rows + _FILE_BYTES * score_files,
+            **_features_disk(config, model, seen),
         },
     )
+
+
+def _features_disk(config: Config, model: nn.Module, seen: Peek) -> dict[str, int]:
+    if not (config.report.neighbours or config.report.harmed):
+        return {}
+    dtype = next(model.parameters()).dtype
+    head = find_head(model.eval(), torch.zeros(2, *seen.input_shape, dtype=dtype))
+    if head is None:
+        return {"features": _FILE_BYTES}
+    classes, wide = dict(model.named_parameters())[f"{head}.weight"].shape
+    rows = [seen.rows["train"], seen.rows["validation"]]
+    groups = sum(-(-count // config.evaluation.batch_size) for count in rows) + 2 * config.resources.train_workers
+    bytes_a_row = 4 * wide + _FEATURE_BYTES
+    files = (2 * config.resources.train_workers + 2) * _FILE_BYTES
+    return {"features": bytes_a_row * sum(rows) + _GROUP_BYTES * groups + 8 * classes * (wide + 1) + files}
 
 
 def _stage_seconds(

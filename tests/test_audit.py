@@ -145,9 +145,10 @@ def test_the_command_says_what_it_found_and_where(finished):
 def test_every_file_of_the_contract_is_there_and_nothing_else(finished):
     run = finished.run
     files = {"config.yaml", "dataset.json", "evaluation.json", "mlflow.json", "stages.json"}
-    folders = {"dataset", "replay", "report", "scores", "trajectory", "verify"}
+    folders = {"dataset", "features", "replay", "report", "scores", "trajectory", "verify"}
     assert set(run.names("", hidden=True)) == files | folders
     assert set(run.names("replay", hidden=True)) == {"influence.parquet", "replay.json"}
+    assert set(run.names("features", hidden=True)) == {"features.json", "head.parquet", "train", "validation"}
     assert set(run.names("verify", hidden=True)) == {"effects.parquet", "fidelity.json", "losses", "retrainings"}
     assert set(run.names("dataset", hidden=True)) == {"train", "validation", "test"}
     assert set(run.names("trajectory", hidden=True)) == {"manifest.json", "batches", "signals", "checkpoints"}
@@ -238,6 +239,7 @@ def test_scores_cover_every_sample_once_and_wrong_labels_come_first(finished):
         ("signals", "trajectory/signals"),
         ("checkpoints", "trajectory/checkpoints"),
         ("scores", "scores"),
+        ("features", "features"),
     ],
 )
 def test_the_plan_before_it_was_an_upper_bound(finished, what, folder):

@@ -36,6 +36,9 @@ def say(task: str, run: RunFolder) -> None:
             log.info("replay: drift at most %.1e, the cotangent grew %.3g-fold", drift, replay.predictability)
         case "gif_step":
             log.info("gif_step: every step of training taken again")
+        case "features":
+            if run.read_json("features/features.json")["head"] is None:
+                log.info("features: the model has no linear layer at its end, so the report shows no neighbours")
         case "hif":
             hif = Hif.read(run)
             log.info("hif: solved for %s", ", ".join(hif.columns))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from auditor.config import Config
 from auditor.distributed.edit import EDIT
+from auditor.distributed.features import READ_FEATURES
 from auditor.distributed.gif_step import GIF_STEP
 from auditor.distributed.hif import SOLVE
 from auditor.distributed.replay import REPLAY
@@ -15,12 +16,21 @@ from auditor.methods import HIF
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 
-TASKS: dict[str, Task] = {"train": TRAIN, "replay": REPLAY, "gif_step": GIF_STEP, "hif": SOLVE, "edit": EDIT}
+TASKS: dict[str, Task] = {
+    "train": TRAIN,
+    "replay": REPLAY,
+    "gif_step": GIF_STEP,
+    "hif": SOLVE,
+    "features": READ_FEATURES,
+    "edit": EDIT,
+}
 
 
-def tasks_of(methods: Sequence[str]) -> tuple[str, ...]:
-    """The tasks that leave the row scores of some methods."""
-    wanted = {"hif" if method in HIF else method for method in methods}
+def tasks_of(config: Config) -> tuple[str, ...]:
+    """The tasks that an audit needs beside training: those that leave row scores, and what the report shows."""
+    wanted = {"hif" if method in HIF else method for method in config.score.methods}
+    if config.report.neighbours or config.report.harmed:
+        wanted.add("features")
     return tuple(name for name in TASKS if name in wanted)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,13 @@ from auditor.methods import METHODS
 from auditor.report.inputs import inputs_of
 from auditor.report.priority import PRIORITY
 from auditor.report.ranking import Ranking, harm_order
+from auditor.report.surroundings import surroundings
 from auditor.report.thumbnails import Thumbnail, sparkline, thumbnail
+from auditor.sections.running import Report
 from auditor.storage import RunFolder
+
+if TYPE_CHECKING:
+    from auditor.data.splits import SplitName
 
 OPEN = "open"
 """Shown as verdict of a sample on which nobody has decided."""
@@ -21,6 +27,19 @@ OPEN = "open"
 _VERDICTS = "review/verdicts.parquet"
 _SHOWN_VALUES = 8
 _LONGEST_TEXT = 120
+_SMALL, _SMALL_BARS = 48, 24
+"""Pixels and bars of what is shown beside others."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """A sample that is shown beside others, small."""
+
+    sample_id: str
+    label: str
+    thumbnail: Thumbnail | None
+    bars: str
+    """See `Card`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,10 @@ class Card:
     """How many features there are; 0 for images."""
     carried: tuple[tuple[str, str], ...]
     """Columns carried through from the source."""
+    neighbours: tuple[tuple[int, float], ...]
+    """(place in `Gallery.others`, cosine similarity) of the training samples most like it."""
+    harmed: tuple[tuple[int, float], ...]
+    """(place in `Gallery.others`, predicted fall of its loss without this sample, in nats) of validation samples."""
 
     @property
     def agrees(self) -> bool:
@@ -70,6 +93,8 @@ class Gallery:
     rank_by: str
     """The method that orders the report."""
     class_names: tuple[str, ...]
+    others: tuple[Other, ...]
+    """What stands around the cards, each once."""
 
     @property
     def orders(self) -> tuple[str, ...]:
@@ -82,24 +107,67 @@ class Gallery:
         return METHODS[self.rank_by].predicts
 
 
-def gallery(ranking: Ranking, run: RunFolder, count: int) -> Gallery:
+def gallery(ranking: Ranking, run: RunFolder, settings: Report, weight_decay: float) -> Gallery:
     """The samples that come first by harm or by priority.
 
     Args:
         ranking: The ranked table.
         run: The run folder, for images or features, and for the verdicts where there are any.
-        count: Most samples.
+        settings: How many samples, and how many around each.
+        weight_decay: Of the training.
     """
+    count = settings.gallery
     ranks = {order: _ranks(ranking, order) for order in ranking.orders}
     better = np.minimum(np.arange(1, len(ranking.rows) + 1), ranks[PRIORITY])
     chosen = np.sort(np.argsort(better, kind="stable")[:count])
     inputs = inputs_of(run, "train", ranking.rows[chosen].tolist())
     verdicts = _verdicts(run)
-    cards = (
+    around = surroundings(run, ranking.rows[chosen], settings.neighbours, settings.harmed, weight_decay)
+    others = _Others(run, ranking.class_names)
+    near = others.places("train", around.neighbours if around else [])
+    hit = others.places("validation", around.harmed if around else [])
+    cards = [
         _card(ranking, line, place, [int(by_order[place]) for by_order in ranks.values()], inputs, verdicts)
         for line, place in zip(ranking.table.take(chosen).to_pylist(), chosen.tolist(), strict=True)
-    )
-    return Gallery(tuple(cards), ranking.methods, ranking.rank_by, ranking.class_names)
+    ]
+    if around is not None:
+        cards = [
+            replace(card, neighbours=beside, harmed=harmed)
+            for card, beside, harmed in zip(cards, near, hit, strict=True)
+        ]
+    return Gallery(tuple(cards), ranking.methods, ranking.rank_by, ranking.class_names, others.shown())
+
+
+class _Others:
+    """Collects samples of both splits, each once, and gives them places."""
+
+    def __init__(self, run: RunFolder, class_names: tuple[str, ...]) -> None:
+        self._run, self._names = run, class_names
+        self._places: dict[tuple[SplitName, int], int] = {}
+
+    def places(
+        self, split: SplitName, found: Sequence[Sequence[tuple[int, float]]]
+    ) -> list[tuple[tuple[int, float], ...]]:
+        """The same with places in the order of `shown` instead of rows."""
+        return [
+            tuple((self._places.setdefault((split, row), len(self._places)), value) for row, value in entries)
+            for entries in found
+        ]
+
+    def shown(self) -> tuple[Other, ...]:
+        """All that were given a place."""
+        made: dict[tuple[SplitName, int], Other] = {}
+        splits: tuple[SplitName, ...] = ("train", "validation")
+        for split in splits:
+            wanted = [row for name, row in self._places if name == split]
+            if not wanted:
+                continue
+            for row, seen in inputs_of(self._run, split, wanted, more=("sample_id", "label")).items():
+                features = np.asarray(seen.get("features") or [], dtype=np.float64)
+                bars = sparkline(features, _SMALL_BARS) if len(features) else ""
+                image = thumbnail(seen.get("image") or {}, _SMALL)
+                made[split, row] = Other(seen["sample_id"], self._names[seen["label"]], image, bars)
+        return tuple(made[place] for place in self._places)
 
 
 def _card(
@@ -132,6 +200,8 @@ def _card(
         values=tuple(features[:_SHOWN_VALUES].tolist()),
         features=len(features),
         carried=tuple((name, _text(line[name])) for name in ranking.carried if line[name] is not None),
+        neighbours=(),
+        harmed=(),
     )
 
 

@@ -15,8 +15,8 @@ def payload(gallery: Gallery) -> dict[str, Any]:
         gallery: The samples.
 
     Returns:
-        `orders`, `methods` and `classes` (names), `rankBy`, `predicts`, and `samples`: a list a field, entry i of each
-        belonging to the same sample.
+        `orders`, `methods` and `classes` (names), `rankBy`, `predicts`, `samples`: a list a field, entry i of each
+        belonging to the same sample, and `others`: the same for what stands around them.
     """
     cards = gallery.cards
     return {
@@ -44,6 +44,15 @@ def payload(gallery: Gallery) -> dict[str, Any]:
             "bars": [card.bars for card in cards],
             "values": [values(card) for card in cards],
             "carried": [card.carried for card in cards],
+            "neighbours": [[(at, number(value)) for at, value in card.neighbours] for card in cards],
+            "harmed": [[(at, number(value)) for at, value in card.harmed] for card in cards],
+        },
+        "others": {
+            "id": [other.sample_id for other in gallery.others],
+            "label": [other.label for other in gallery.others],
+            "image": [other.thumbnail.uri if other.thumbnail else None for other in gallery.others],
+            "tiny": [int(other.thumbnail.tiny) if other.thumbnail else 0 for other in gallery.others],
+            "bars": [other.bars for other in gallery.others],
         },
     }
 

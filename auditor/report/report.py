@@ -44,7 +44,7 @@ def report(config: Config, run: RunFolder, changes_since: Callable[[pa.Table], C
     ranking = rank_samples(config, run)
     detection = detect(ranking)
     pictures = draw_figures(ranking, detection, training_curves(run), read_effects(run))
-    samples = gallery(ranking, run, config.report.gallery)
+    samples = gallery(ranking, run, config.report, config.train.optimizer.weight_decay)
     summary = summarise(ranking, detection, run)
     if changes_since is not None:
         summary = dataclasses.replace(summary, changes=changes_since(ranking.table))

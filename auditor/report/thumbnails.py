@@ -37,11 +37,12 @@ class Thumbnail:
         return max(self.width, self.height) <= SIZE // 2
 
 
-def thumbnail(image: Mapping[str, bytes | str | None]) -> Thumbnail | None:
+def thumbnail(image: Mapping[str, bytes | str | None], size: int = SIZE) -> Thumbnail | None:
     """Decode an image and make it small.
 
     Args:
         image: `bytes` of an encoded image or, when those are null, its `path` (local, or a URI).
+        size: Longest side, in pixels.
 
     Returns:
         The thumbnail, or None when there is no image that can be read.
@@ -52,17 +53,17 @@ def thumbnail(image: Mapping[str, bytes | str | None]) -> Thumbnail | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _shrink(contents)
+            return _shrink(contents, size)
     # Decoders raise whatever their formats make them raise; the report shows a placeholder instead.
     except Exception:
         return None
 
 
-def _shrink(contents: bytes) -> Thumbnail:
+def _shrink(contents: bytes, size: int) -> Thumbnail:
     with Image.open(io.BytesIO(contents)) as opened:
         width, height = opened.size
         small = _plain(opened)
-    small.thumbnail((SIZE, SIZE))
+    small.thumbnail((size, size))
     buffer = io.BytesIO()
     kind = "PNG" if max(width, height) <= _EXACT else "JPEG"
     small.save(buffer, kind, quality=85, optimize=True)

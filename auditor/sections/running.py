@@ -23,6 +23,10 @@ class Report(Section):
     """Largest share of the training rows to flag; only samples whose removal is predicted to help are flagged."""
     gallery: PositiveInt = 300
     """Samples shown in report.html. Each adds 0.4 kB (8 x 8 pixels) to 10 kB (a photograph) to the page."""
+    neighbours: Annotated[int, Field(ge=0, le=20)] = 4
+    """Training samples shown with each of them: the nearest by what the model's last layer reads of them."""
+    harmed: Annotated[int, Field(ge=0, le=20)] = 4
+    """Validation samples shown with each of them: those that it harms most, as far as the model's last layer knows."""
 
 
 class Review(Section):

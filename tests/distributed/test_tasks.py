@@ -17,8 +17,11 @@ from tests.distributed.builders import config, train_here
         (["ekfac", "hif", "influence", "gif_step", "replay"], ("replay", "gif_step", "hif")),
     ],
 )
-def test_methods_ask_for_the_tasks_that_leave_their_scores(methods, tasks):
-    assert tasks_of(methods) == tasks
+def test_methods_ask_for_the_tasks_that_leave_their_scores_and_the_report_for_features(tmp_path, methods, tasks):
+    score, rank_by = {"methods": methods}, {"rank_by": methods[0]}
+    assert tasks_of(config(tmp_path, score=score, report=rank_by)) == (*tasks, "features")
+    alone = {**rank_by, "neighbours": 0, "harmed": 0}
+    assert tasks_of(config(tmp_path, score=score, report=alone)) == tasks
 
 
 def test_what_is_left_to_do_comes_in_the_order_in_which_it_can_be_done(tmp_path):

@@ -246,3 +246,27 @@ def digit_like(label: int, row: int) -> NDArray[np.uint8]:
     pixels[label % 8, :] = 220
     pixels[:, (3 * label) % 8] = 160
     return pixels
+
+
+def write_features(audit: Audit, run: RunFolder, wide: int = 6) -> dict[str, NDArray[np.float32]]:
+    """Features of every training sample and of a dozen validation samples, in two files a split, and a last layer."""
+    random = np.random.default_rng(audit.seed + 3)
+    classes = len(audit.class_names)
+    centres = random.normal(size=(classes, wide))
+    labels = {"train": audit.true, "validation": random.integers(0, classes, 12).astype(np.int32)}
+    table = audit.training_table().slice(0, 12)
+    names = pa.array([f"{name} validation" for name in table["sample_id"].to_pylist()])
+    for name, values in (("sample_id", names), ("label", pa.array(labels["validation"]))):
+        table = table.set_column(table.column_names.index(name), name, values)
+    run.write_table("dataset/validation/part-00000.parquet", table)
+    found = {}
+    for split, given in labels.items():
+        features = (centres[given] + 0.7 * random.normal(size=(len(given), wide))).astype(np.float32)
+        for part, rows in enumerate(np.array_split(np.arange(len(given)), 2)):
+            values = pa.FixedSizeListArray.from_arrays(features[rows].ravel(), wide)
+            run.write_table(f"features/{split}/part-{part:05d}.parquet", pa.table({"row": rows, "features": values}))
+        found[split] = features
+    weight = pa.FixedSizeListArray.from_arrays(centres.ravel(), wide)
+    run.write_table("features/head.parquet", pa.table({"bias": np.zeros(classes), "weight": weight}))
+    run.write_json("features/features.json", {"head": "fc"})
+    return found

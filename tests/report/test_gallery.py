@@ -9,6 +9,7 @@ import pytest
 
 from auditor.report.gallery import gallery
 from auditor.report.ranking import rank_samples
+from auditor.sections.running import Report
 from auditor.storage import RunFolder
 from tests.report.builders import Audit, digit_like, png
 
@@ -17,7 +18,7 @@ def _cards(path, count=8, **settings):
     audit = Audit(**settings)
     config, run = audit.write(path)
     ranking = rank_samples(config, run)
-    return audit, ranking, gallery(ranking, run, count).cards
+    return audit, ranking, gallery(ranking, run, Report(gallery=count), 0.0).cards
 
 
 def _first(ranking, count):
@@ -59,7 +60,13 @@ def test_a_card_has_its_rank_among_all_samples_by_every_method_and_by_priority(t
             assert card.ranks[place] == 1 + (orders[method] < orders[method][row]).sum()
         values = np.asarray(ranking.table["priority"])
         assert (values > card.priority).sum() < card.ranks[-1] <= (values >= card.priority).sum()
-    assert gallery(ranking, RunFolder(tmp_path), 1).orders == ("gif", "loss", "margin", "aum", "priority")
+    assert gallery(ranking, RunFolder(tmp_path), Report(gallery=1), 0.0).orders == (
+        "gif",
+        "loss",
+        "margin",
+        "aum",
+        "priority",
+    )
 
 
 def test_the_verdict_that_counts_on_a_sample_is_shown_and_open_where_there_is_none(tmp_path):
@@ -70,7 +77,7 @@ def test_the_verdict_that_counts_on_a_sample_is_shown_and_open_where_there_is_no
     verdicts["current"] = [True, True, False, True]
     run = RunFolder(tmp_path)
     run.write_table("review/verdicts.parquet", pa.table(verdicts))
-    shown = [card.verdict for card in gallery(ranking, run, 8).cards]
+    shown = [card.verdict for card in gallery(ranking, run, Report(gallery=8), 0.0).cards]
     assert shown == ["remove", "keep", *["open"] * 6]
 
 
@@ -96,9 +103,9 @@ def test_only_row_groups_with_shown_rows_are_read(tmp_path):
             start = column.dictionary_page_offset or column.data_page_offset
             contents[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(contents)
-    assert len(gallery(healthy, run, 4).cards) == 4
+    assert len(gallery(healthy, run, Report(gallery=4), 0.0).cards) == 4
     with pytest.raises(OSError, match="page header"):
-        gallery(broken, run, 2)
+        gallery(broken, run, Report(gallery=2), 0.0)
 
 
 def test_more_cards_than_samples_are_not_invented(tmp_path):

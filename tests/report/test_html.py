@@ -58,7 +58,7 @@ def _page(path, effect=None, **settings) -> tuple[Summary, _Page, str]:
     detection = detect(ranking)
     summary = summarise(ranking, detection, run)
     pictures = [Picture("scores", "A caption.", 100, png(np.zeros((2, 2), dtype=np.uint8)))]
-    samples = gallery(ranking, run, config.report.gallery)
+    samples = gallery(ranking, run, config.report, 0.0)
     text = render(config, run, summary, samples, by_class(ranking), pictures)
     return summary, _Page(text), text
 

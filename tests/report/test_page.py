@@ -10,7 +10,7 @@ import pytest
 
 from auditor.methods import harm
 from auditor.report import report
-from tests.report.builders import Audit
+from tests.report.builders import Audit, write_features
 
 browsers = pytest.importorskip("tests.report.browser", reason="needs selenium", exc_type=ImportError)
 pytestmark = pytest.mark.skipif(browsers.MISSING is not None, reason=browsers.MISSING or "")
@@ -39,6 +39,7 @@ def hostile(tmp_path_factory):
     config, run = audit.write(tmp_path_factory.mktemp("hostile"))
     verdicts = {"sample_id": IDS[:30], "verdict": ["keep", "remove", "<b>odd</b>"] * 10, "current": [True] * 30}
     run.write_table("review/verdicts.parquet", pa.table(verdicts))
+    write_features(audit, run)
     report(config, run)
     return audit, run
 
@@ -74,6 +75,23 @@ def test_it_opens_without_a_complaint_and_asks_no_host(page):
     assert len(page.texts(".card")) == 24
     assert page.complaints() == []
     assert len(page.requests()) == 1  # itself
+
+
+def test_a_card_shows_what_is_most_alike_and_what_it_harms_most_and_each_picture_is_there_once(page):
+    alike, harms = page.run(
+        "[...document.querySelector('.card').querySelectorAll('.around')].map("
+        "list => [list.getAttribute('aria-label'), ...[...list.children].map(one => [one.title, one.innerText])])"
+    )
+    assert (alike[0], harms[0]) == ("most alike in training", "harms most in validation")
+    assert len(alike[1:]) == 4
+    for title, label in alike[1:]:
+        named, _, similarity = title.rpartition(": similarity ")
+        assert any(named == f"{sample_id}, label {name}" for sample_id in IDS for name in HOSTILE)
+        assert 0 < float(similarity) <= 1
+        assert label.strip() in HOSTILE
+    assert all(" validation, label " in title and "its loss falls by" in title for title, _ in harms[1:])
+    others = page.run("JSON.parse(document.getElementById('data').textContent).others.id")
+    assert len(set(others)) == len(others)
 
 
 def test_text_from_the_data_is_shown_as_it_is_and_runs_nothing(page, table):
@@ -290,7 +308,9 @@ def test_text_stands_out_from_what_is_behind_it(page, scheme):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    config, run = Audit(rows=3000, gallery=3000).write(tmp_path_factory.mktemp("large"))
+    audit = Audit(rows=3000, gallery=3000)
+    config, run = audit.write(tmp_path_factory.mktemp("large"))
+    write_features(audit, run)
     report(config, run)
     return run.local / "report/report.html"
 
@@ -300,11 +320,11 @@ def test_of_thousands_of_samples_only_a_page_is_ever_built(browser, large):
     assert browser.texts("#status") == ["3,000 of 3,000 samples, 1 to 24 shown"]
     assert browser.texts(".pager span")[0] == "page 1 of 125"
     elements = browser.run("document.querySelectorAll('*').length")
-    assert elements < 2500
+    assert elements < 3300
     browser.press(*["n"] * 5)
-    assert len(browser.texts(".card img")) == 24
+    assert len(browser.texts(".card .view img")) == 24
     assert browser.run("document.querySelectorAll('*').length") <= elements
-    images = browser.run("[...document.querySelectorAll('.card img')].map(one => [one.loading, one.decoding])")
+    images = browser.run("[...document.querySelectorAll('.card .view img')].map(one => [one.loading, one.decoding])")
     assert images == [["lazy", "async"]] * 24
     browser.driver.find_element("id", "search").send_keys("sample-02999")
     assert _ids(browser) == ["sample-02999"]

@@ -9,12 +9,13 @@ import pytest
 from auditor.report.gallery import gallery
 from auditor.report.payload import effect, payload, values
 from auditor.report.ranking import rank_samples
+from auditor.sections.running import Report
 from tests.report.builders import Audit
 
 
 def _gallery(path, **settings):
     config, run = Audit(**settings).write(path)
-    return gallery(rank_samples(config, run), run, 8)
+    return gallery(rank_samples(config, run), run, Report(gallery=8), 0.0)
 
 
 def test_every_column_holds_every_sample_and_survives_json(tmp_path):

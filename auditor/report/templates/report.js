@@ -4,6 +4,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const columns = data.samples;
+  const others = data.others;
   const count = columns.id.length;
   const $ = (id) => document.getElementById(id);
   const list = $("cards"), search = $("search"), given = $("given"), suggested = $("suggested");
@@ -89,6 +90,28 @@
     return box;
   }
 
+  // Small pictures of other samples, each with its label; those with another label than the card's stand out.
+  function around(title, entries, at, says) {
+    if (!entries.length) return [];
+    const label = data.classes[columns.given[at]];
+    const row = make("ul", "around");
+    row.setAttribute("aria-label", title);
+    for (const [place, value] of entries) {
+      const item = make("li", others.label[place] === label ? "" : "differs");
+      if (others.image[place]) {
+        const image = make("img", others.tiny[place] ? "tiny" : "photo");
+        image.loading = "lazy";
+        image.alt = "";
+        image.src = others.image[place];
+        item.append(image);
+      } else if (others.bars[place]) item.append(bars(others.bars[place]));
+      item.append(make("span", "", others.label[place]));
+      item.title = `${others.id[place]}, label ${others.label[place]}: ${says} ${value}`;
+      row.append(item);
+    }
+    return [make("div", "soft small title", title), row];
+  }
+
   function more(at) {
     const box = make("details");
     box.append(make("summary", "", "scores and columns"));
@@ -122,7 +145,12 @@
     const facts = make("div", "facts");
     const ranks = pairs("ranks", data.orders.map((name, index) => [name, columns.ranks[at][index].toLocaleString("en")]));
     ranks.children[by].className = "chosen";
-    facts.append(name, labels(at), priority(at), make("div", "soft small title", "rank by"), ranks, more(at));
+    facts.append(
+      name, labels(at), priority(at),
+      ...around("most alike in training", columns.neighbours[at], at, "similarity"),
+      ...around("harms most in validation", columns.harmed[at], at, "without the sample its loss falls by"),
+      make("div", "soft small title", "rank by"), ranks, more(at),
+    );
     if (columns.truth[at] !== null) facts.append(truth(at));
     box.append(head, view(at), facts);
     return box;
