@@ -44,7 +44,8 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
             else:
                 # Nobody preempts this machine, so nobody needs to watch for it.
                 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-                ray.init(num_cpus=_logical_cpus(resources), include_dashboard=False, **options)
+                # `local`: a cluster that somebody else has started on this machine is not ours to use.
+                ray.init(address="local", num_cpus=_logical_cpus(resources), include_dashboard=False, **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         if address:
