@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -35,6 +37,7 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
     address = _address(resources)
     if not verbose:
         _hush()
+    answer = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
     try:
         with nullcontext() if verbose else _without_native_output():
@@ -50,6 +53,8 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
         if address:
             raise InputError(f"resources.ray_address {address}: no Ray cluster answers ({reason})") from error
         raise StageError(f"a local Ray cluster could not be started ({reason})") from error
+    if callable(answer) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, answer)  # ray.init has put its own in the place of ours
     try:
         _await_resources(resources, resources.wait_seconds if address else 0.0)
         yield
