@@ -13,8 +13,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from auditor.config import Config
-from auditor.distributed.cluster import worker_resources
 from auditor.distributed.journal import JOURNAL, Board, look_interval
+from auditor.distributed.room import worker_resources
 from auditor.distributed.tasks import TASKS, unfinished
 from auditor.distributed.worker import work
 from auditor.errors import StageError
