@@ -469,4 +469,4 @@ class Audit:
 
         trained = TrainedRun(self.config, self.folder, torch.device("cpu"))
         example, _ = next(iter(trained.chunks("validation")))
-        tracking.log_model(trained.model(), example, self.folder.full(checkpoint_folder(trained.manifest.steps)))
+        tracking.log_model(trained.model(), example, self.folder.address(checkpoint_folder(trained.manifest.steps)))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import logging
 import os
 import shutil
 import sys
-import warnings
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +17,13 @@ import click
 
 from auditor.audit import Audit
 from auditor.config import load_config
-from auditor.errors import InputError, StageError
+from auditor.errors import InputError
 from auditor.fidelity.edit_files import EDITS
 from auditor.fidelity.edit_table import edit_table
 from auditor.fidelity.words import fidelity_table
+from auditor.parcel import pack
 from auditor.plan import Plan
+from auditor.process import ending, talk
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
 from auditor.review.comparison import compare as compare_runs
@@ -31,14 +32,6 @@ from auditor.review.review import sentences
 from auditor.storage import RunFolder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class _Sentences(logging.Formatter):
-    """Messages as a person reads them: warnings say so, the rest speaks for itself."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        return f"warning: {text}" if record.levelno >= logging.WARNING else text
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,7 +65,7 @@ def stage(function: Callable[..., None]) -> click.Command:
     def command(
         config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool, **own: Any
     ) -> None:
-        _talk(quiet=as_json, verbose=verbose)
+        talk(quiet=as_json, verbose=verbose)
         function(Request(config, Audit.from_yaml(config, overrides, run, verbose), as_json), **own)
 
     return cli.command()(command)
@@ -246,7 +239,7 @@ def compare(before: str, after: str, as_json: bool) -> None:
 
     Example: auditor compare runs/digits runs/digits-next
     """
-    _talk(quiet=as_json, verbose=False)
+    talk(quiet=as_json)
     found = compare_runs(RunFolder(before), RunFolder(after))
     if as_json:
         _print_json(dataclasses.asdict(found))
@@ -260,6 +253,58 @@ def compare(before: str, after: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("job", metavar="JOB")
+@click.argument("config", type=click.Path())
+@click.option("--address", metavar="URL", help="Ray's Jobs API; by default RAY_API_SERVER_ADDRESS, or this machine's.")
+@click.option("--run", metavar="DIR", help="Use this run folder instead of the configuration's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override any key; repeatable.")
+@click.option("--name", metavar="ID", help="The job's id; by default Ray makes one up.")
+@click.option("--no-wait", is_flag=True, help="Hand the job in and return.")
+@click.option("--json", "as_json", is_flag=True, help="Print how the job ended as JSON and nothing else.")
+def submit(
+    job: str,
+    config: str,
+    address: str | None,
+    run: str | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Run a job on a Ray cluster that has auditor installed, show what it says, and exit as it does.
+
+    JOB is audit, train, replay, verify or review, or a Python script of your own such as jobs/audit.py. The
+    configuration goes along, and the module of a model of your own; data and credentials do not.
+
+    Example: auditor submit audit docs/examples/digits.yaml --run s3://audits/digits
+    """
+    talk(quiet=as_json)
+    with tempfile.TemporaryDirectory(prefix="auditor-") as folder:
+        parcel = pack(job, config, overrides, run, Path(folder))
+        from auditor.distributed.submission import Jobs, find_address
+
+        jobs = Jobs(find_address(address))
+        submitted = jobs.submit(parcel.entrypoint, parcel.folder, parcel.run, name)
+    follow, stop = (f"ray job {verb} --address {jobs.address} {submitted}" for verb in ("logs --follow", "stop"))
+    if not as_json:
+        click.echo(f"Job {submitted} is at {jobs.address}.\n  follow it: {follow}\n  stop it:   {stop}", err=True)
+    elif no_wait:
+        _print_json({"job": submitted, "address": jobs.address})
+    if no_wait:
+        return
+    try:
+        ended = jobs.follow(submitted, None if as_json else functools.partial(click.echo, nl=False))
+    except KeyboardInterrupt:
+        click.echo(f"\nThe job goes on.\n  follow it: {follow}\n  stop it:   {stop}", err=True)
+        sys.exit(130)
+    if as_json:
+        _print_json(dataclasses.asdict(ended))
+    else:
+        click.echo(f"Job {submitted}: {ended.status}", err=True)
+    sys.exit(0 if ended.status == "SUCCEEDED" else 2 if ended.exit_code == 2 else 1)
+
+
+@cli.command()
 @click.argument("config", type=click.Path())
 @click.option("--port", default=5000, show_default=True, help="Port on this machine.")
 def ui(config: str, port: int) -> None:
@@ -267,7 +312,7 @@ def ui(config: str, port: int) -> None:
 
     Example: auditor ui docs/examples/digits.yaml
     """
-    _talk(quiet=False, verbose=False)
+    talk()
     uri = load_config(config).mlflow.tracking_uri
     if uri.startswith(("http://", "https://")):
         click.echo(f"MLflow is at {uri}")
@@ -279,17 +324,11 @@ def ui(config: str, port: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; exits with 0 when done, 2 when the input is wrong, 1 for anything else."""
+    """Run the command; exits with 0 when done, 2 when the input is wrong, 143 on SIGTERM, 1 for anything else."""
     # A model of one's own is found beside the configuration's caller, as with `python -m`.
     sys.path.insert(0, "")
-    try:
+    with ending():
         cli.main(arguments, prog_name="auditor", standalone_mode=True)
-    except InputError as error:
-        click.echo(f"error: {mask(str(error))}", err=True)
-        sys.exit(2)
-    except StageError as error:
-        click.echo(f"error: {mask(str(error))}", err=True)
-        sys.exit(1)
 
 
 def _lines(path: str) -> list[str]:
@@ -300,19 +339,6 @@ def _lines(path: str) -> list[str]:
     if not (found := [line.strip() for line in lines if line.strip()]):
         raise InputError(f"--samples {path}: names no sample")
     return found
-
-
-def _talk(*, quiet: bool, verbose: bool) -> None:
-    if not verbose:
-        # Deprecations inside torch and Ray: nobody who reads this terminal can act on them.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Sentences())
-    logger = logging.getLogger("auditor")
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
 def _print_json(value: dict[str, Any]) -> None:

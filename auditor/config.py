@@ -86,18 +86,27 @@ RECORDED = ("versions", "revision")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), run: str | None = None) -> Config:
-    """Read a YAML configuration.
-
-    Args:
-        path: The YAML file.
-        overrides: `key.path=value` assignments, values in YAML, applied in order.
-        run: Replaces the run folder.
+    """Read a YAML configuration; see `read_config` for the arguments.
 
     Returns:
         The validated configuration.
 
     Raises:
         InputError: The file is missing or not YAML, or a key is unknown or has an unusable value.
+    """
+    return parse_config(read_config(path, overrides, run), str(path))
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = (), run: str | None = None) -> dict[str, Any]:
+    """The keys that a YAML configuration and its overrides give, not validated.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.path=value` assignments, values in YAML, applied in order.
+        run: Replaces the run folder.
+
+    Raises:
+        InputError: The file is missing or not YAML, or an override cannot be applied.
     """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -114,7 +123,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), run: str | None
     # What a run adds to the configuration it keeps, so that the kept one can be given again.
     for key in RECORDED:
         raw.pop(key, None)
-    return parse_config(raw, str(path))
+    return raw
 
 
 def parse_config(raw: Mapping[str, Any], origin: str = "configuration") -> Config:

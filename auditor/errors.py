@@ -1,4 +1,4 @@
-"""The two ways an audit can stop that a person can do something about."""
+"""How an audit can stop: two ways that a person can do something about, and one that a person asked for."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class InputError(Exception):
 
 class StageError(Exception):
     """A stage cannot go on (a loss that is not finite, rows that are missing). The command exits with 1."""
+
+
+class Stopped(BaseException):
+    """The process was asked to end. As with KeyboardInterrupt, nothing takes it for an error and goes on."""

@@ -18,6 +18,10 @@ from auditor.errors import InputError
 
 FORMAT_VERSION = 1
 """Version of every file this release writes; a newer one is refused by name."""
+_S3_ATTEMPTS = 30
+"""Times that a request is made; the pauses between them grow to 20 s, so that they cover some four minutes."""
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+"""Where a file is there once it is written whole, a folder is the beginning of names, and nothing can be renamed."""
 
 
 def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
@@ -33,13 +37,37 @@ def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
         filesystem, path = fs.FileSystem.from_uri(text)
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{text}: is no path or URI that can be opened ({error})") from error
-    return filesystem, path
+    return _patient(filesystem), path
+
+
+class _PatientS3(fs.S3FileSystem):  # type: ignore[misc]
+    """S3 that is asked again for minutes when it is busy or away; copies in other processes are as patient."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS), **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        _, (options,) = super().__reduce__()
+        return _patient_s3, (options,)
+
+
+def _patient_s3(options: dict[str, Any]) -> _PatientS3:
+    return _PatientS3(**options)
+
+
+def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same filesystem, with more tries where pyarrow gives up after three."""
+    if not isinstance(filesystem, fs.S3FileSystem):
+        return filesystem
+    _, (options,) = filesystem.__reduce__()
+    return _PatientS3(**options)
 
 
 class RunFolder:
     """Reads and writes files of one run by their relative names.
 
-    Writing goes to a hidden name first and is then moved into place, so a reader sees a whole file or none.
+    Writing goes to a hidden name first and is then moved into place, so a reader sees a whole file or none. An object
+    store shows whole files only, so there they are written in place.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -57,13 +85,19 @@ class RunFolder:
         """The folder as a local path, or None on an object store."""
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
 
+    def address(self, name: str) -> str:
+        """The path or URI of a file, for people and for other tools."""
+        base, separator, options = self.uri.partition("?")
+        return f"{base.rstrip('/')}/{name}{separator}{options}"
+
     def full(self, name: str) -> str:
         """The path of a file on its filesystem."""
         return f"{self.path}/{name}" if name else self.path
 
     def exists(self, name: str) -> bool:
-        """Whether a file or folder of this name is there."""
-        return bool(self.filesystem.get_file_info(self.full(name)).type != fs.FileType.NotFound)
+        """Whether a file or folder of this name is there, and not on its way."""
+        there = [info.type != fs.FileType.NotFound for info in self.filesystem.get_file_info(self._with_sign(name))]
+        return there == [True] or there == [True, False]
 
     def names(self, folder: str, hidden: bool = False) -> list[str]:
         """Sorted names of the files and folders directly in a folder; empty when it does not exist."""
@@ -76,8 +110,12 @@ class RunFolder:
         with self.filesystem.open_input_stream(self.full(name)) as stream:
             return bytes(stream.read())
 
-    def write_bytes(self, name: str, contents: bytes) -> None:
+    def write_bytes(self, name: str, contents: bytes | pa.Buffer) -> None:
         """Write a file and move it into place."""
+        if self._is_object_store:
+            with self.filesystem.open_output_stream(self.full(name)) as stream:
+                stream.write(contents)
+            return
         hidden = self._aside(name)
         with self.filesystem.open_output_stream(hidden) as stream:
             stream.write(contents)
@@ -108,9 +146,15 @@ class RunFolder:
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
         """Write one Parquet file and move it into place."""
         stamped = {b"auditor.format_version": str(FORMAT_VERSION).encode(), **(table.schema.metadata or {})}
+        stamped_table, settings = table.replace_schema_metadata(stamped), {"compression": "zstd", **options}
+        if self._is_object_store:
+            # In one piece: a writer that fails half way would close its stream, and the store would show what it has.
+            whole = pa.BufferOutputStream()
+            pq.write_table(stamped_table, whole, **settings)
+            self.write_bytes(name, whole.getvalue())
+            return
         hidden = self._aside(name)
-        settings = {"compression": "zstd", **options}
-        pq.write_table(table.replace_schema_metadata(stamped), hidden, filesystem=self.filesystem, **settings)
+        pq.write_table(stamped_table, hidden, filesystem=self.filesystem, **settings)
         self.filesystem.move(hidden, self.full(name))
 
     def read_table(self, names: str | Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
@@ -139,9 +183,24 @@ class RunFolder:
             self.filesystem.delete_file(self.full(name))
 
     def replace(self, source: str, target: str) -> None:
-        """Move a finished folder into place, whatever stood there before."""
+        """Move a finished file or folder into place, whatever stood there before.
+
+        On an object store this takes a copy of each file, and until the last of them the target does not exist.
+        """
+        if not self._is_object_store:
+            self.remove(target)
+            self.filesystem.move(self.full(source), self.full(target))
+            return
+        _, sign = self._with_sign(target)
+        with self.filesystem.open_output_stream(sign):
+            pass
         self.remove(target)
-        self.filesystem.move(self.full(source), self.full(target))
+        start = self.full(source)
+        files = [info for info in self._below(start) if info.type == fs.FileType.File]
+        for info in files:
+            self.filesystem.copy_file(info.path, self.full(target) + info.path.removeprefix(start))
+        self.filesystem.delete_file(sign)
+        self.remove(source)
 
     def upload(self, local: Path, folder: str, names: Iterable[str]) -> None:
         """Copy files of a local folder into a folder of the run."""
@@ -152,6 +211,23 @@ class RunFolder:
                 self.filesystem.open_output_stream(self.full(f"{folder}/{name}")) as target,
             ):
                 shutil.copyfileobj(source, target, 1 << 20)
+
+    @property
+    def _is_object_store(self) -> bool:
+        return self.filesystem.type_name in _OBJECT_STORES
+
+    def _with_sign(self, name: str) -> list[str]:
+        """A file or folder and, on an object store, the sign that stands beside it while it is on its way."""
+        folder, _, base = name.rpartition("/")
+        sign = self.full(f"{folder}/.{base}.on-its-way".lstrip("/"))
+        return [self.full(name), sign] if self._is_object_store and name else [self.full(name)]
+
+    def _below(self, path: str) -> list[fs.FileInfo]:
+        """A file itself, or all that is below a folder."""
+        info = self.filesystem.get_file_info(path)
+        if info.type != fs.FileType.Directory:
+            return [info]
+        return list(self.filesystem.get_file_info(fs.FileSelector(path, recursive=True)))
 
     def _table(self, name: str, columns: Sequence[str] | None) -> pa.Table:
         with self.filesystem.open_input_file(self.full(name)) as file:

@@ -75,7 +75,7 @@ def assert_refused(ended, message, code=2):
 def test_help_has_an_example(command, name):
     ended = command(*[name] * bool(name), "--help")
     assert ended.code == 0
-    assert re.search(rf"Example: auditor {name or 'run'} (\S+\.yaml|runs/\S+ runs/\S+)", ended.out)
+    assert re.search(rf"Example: auditor {name or 'run'} ((audit )?\S+\.yaml|runs/\S+ runs/\S+)", ended.out)
     if name in STAGES:
         assert all(option in ended.out for option in ("--run", "--set", "--json"))
 

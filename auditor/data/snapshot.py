@@ -88,7 +88,7 @@ class SnapshotWriter:
         self._writer.close()
         self._writer = None
         name = f"{self._folder}/part-{self._files:05d}.parquet"
-        self._run.filesystem.move(self._run.full(self._hidden), self._run.full(name))
+        self._run.replace(self._hidden, name)
         self._files += 1
         self._groups = 0
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,8 +15,11 @@ from contextlib import contextmanager, nullcontext
 import ray
 from ray.autoscaler.sdk import request_resources
 
+from auditor.distributed.room import lack, most_workers, worker_resources
 from auditor.errors import InputError, StageError
 from auditor.sections.running import Resources
+
+log = logging.getLogger("auditor")
 
 
 @contextmanager
@@ -35,6 +40,7 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
     address = _address(resources)
     if not verbose:
         _hush()
+    answer = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
     try:
         with nullcontext() if verbose else _without_native_output():
@@ -45,12 +51,17 @@ def cluster(resources: Resources, verbose: bool = False) -> Iterator[None]:
                 # Nobody preempts this machine, so nobody needs to watch for it.
                 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
                 # `local`: a cluster that somebody else has started on this machine is not ours to use.
-                ray.init(address="local", num_cpus=_logical_cpus(resources), include_dashboard=False, **options)
+                # Custom resources are names, of which a cluster of our own may have as many as it takes.
+                custom = {name: amount * (most_workers(resources) + 1) for name, amount in resources.custom.items()}
+                cpus = _logical_cpus(resources)
+                ray.init("local", num_cpus=cpus, resources=custom, include_dashboard=False, **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         if address:
             raise InputError(f"resources.ray_address {address}: no Ray cluster answers ({reason})") from error
         raise StageError(f"a local Ray cluster could not be started ({reason})") from error
+    if callable(answer) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, answer)  # ray.init has put its own in the place of ours
     try:
         _await_resources(resources, resources.wait_seconds if address else 0.0)
         yield
@@ -80,24 +91,30 @@ def _await_resources(resources: Resources, seconds: float) -> None:
     Raises:
         InputError: It has not got it after this many seconds.
     """
-    each = worker_resources(resources)
-    asked = {name: amount * max(resources.train_workers, resources.score_actors) for name, amount in each.items()}
-    # Reading and writing take place beside the actors.
-    asked["CPU"] = max(resources.train_workers * each["CPU"], resources.score_actors * each["CPU"] + 1)
-    if seconds:
-        request_resources(bundles=[each] * max(resources.train_workers, resources.score_actors) + [{"CPU": 1}])
-    deadline = time.monotonic() + seconds
-    while True:
-        present = ray.cluster_resources()
-        missing = {name: amount for name, amount in asked.items() if present.get(name, 0.0) < amount}
-        if not missing:
-            return
-        if time.monotonic() >= deadline:
-            wanted = " and ".join(f"{amount:g} {name}" for name, amount in missing.items())
-            found = " and ".join(f"{present.get(name, 0.0):g} {name}" for name in missing)
-            waited = f" after {seconds:g} s" if seconds else ""
-            raise InputError(f"resources: the audit asks for {wanted}, the Ray cluster has {found}{waited}")
-        time.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
+    lacking = _lack(resources)
+    if lacking and seconds:
+        log.info("resources: the audit %s; waiting up to %g s for more", lacking, seconds)
+        request_resources(bundles=[worker_resources(resources)] * most_workers(resources) + [{"CPU": 1}])
+        try:
+            lacking = _wait(resources, time.monotonic() + seconds)
+        finally:
+            request_resources()  # a request outlives who made it, and would keep idle machines
+    if lacking:
+        raise InputError(f"resources: the audit {lacking}{f' after {seconds:g} s' if seconds else ''}")
+    free = ray.available_resources()
+    each, workers = worker_resources(resources), most_workers(resources)
+    if held := [name for name, amount in each.items() if free.get(name, 0.0) < amount * workers]:
+        log.info("resources: other work on the cluster holds %s; the audit waits for its turn", " and ".join(held))
+
+
+def _wait(resources: Resources, deadline: float) -> str | None:
+    while (lacking := _lack(resources)) and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(2.0, left))
+    return lacking
+
+
+def _lack(resources: Resources) -> str | None:
+    return lack(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _hush() -> None:
@@ -127,16 +144,8 @@ def _without_native_output() -> Iterator[None]:
         os.close(nowhere)
 
 
-def worker_resources(resources: Resources) -> dict[str, float]:
-    """Logical resources of one worker or actor."""
-    asked: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        asked["GPU"] = resources.gpus_per_worker
-    return asked
-
-
 def _logical_cpus(resources: Resources) -> int:
     # Ray counts CPUs, it does not pin them: a local cluster takes what was asked for, a place for the task that
     # prepares scoring, and one to read and write while all actors are busy.
-    workers = max(resources.train_workers, resources.score_actors + 1)
+    workers = max(most_workers(resources), resources.score_actors + 1)
     return max(os.cpu_count() or 1, workers * resources.cpus_per_worker + 1)

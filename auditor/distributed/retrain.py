@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from ray.util import ActorPool
 
 from auditor.config import Config, parse_config
-from auditor.distributed.cluster import is_own_cluster, worker_resources
+from auditor.distributed.cluster import is_own_cluster
 from auditor.distributed.retraining import Retraining
+from auditor.distributed.room import places, worker_resources
+from auditor.distributed.rows import reserved
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
 from auditor.fidelity import Removal
@@ -42,15 +44,13 @@ def retrain_on_ray(config: Config, run: RunFolder, removals: Sequence[Removal], 
     missing = {removal.key: removal for removal in removals if not is_done(run, removal)}
     if not missing:
         return
-    asked = worker_resources(config.resources)
     actor: Any = ray.remote(
-        num_cpus=asked["CPU"],
-        num_gpus=asked.get("GPU", 0),
+        **reserved(config),
         max_restarts=config.resources.max_failures,
         max_task_retries=config.resources.max_failures,
     )(Retrainer)
-    places = min(_places(config, asked), len(missing))
-    pool = ActorPool([actor.remote(config.model_dump(mode="json"), run.uri) for _ in range(places)])
+    count = min(_places(config), len(missing))
+    pool = ActorPool([actor.remote(config.model_dump(mode="json"), run.uri) for _ in range(count)])
     try:
         with Progress(stage, len(removals), "retrainings", len(removals) - len(missing)) as bar:
             done = pool.map_unordered(lambda one, removal: one.without.remote(removal), list(missing.values()))
@@ -101,12 +101,12 @@ class Retrainer:
         return removal, found, self.trained.validation_losses(point)
 
 
-def _places(config: Config, asked: dict[str, float]) -> int:
+def _places(config: Config) -> int:
     """Retrainings at a time."""
     if config.resources.retrainers is not None:
         return config.resources.retrainers
     if is_own_cluster(config.resources):
         # A cluster of our own counts more CPUs than there are: see `cluster`.
         return max(1, (os.cpu_count() or 1) // config.resources.cpus_per_worker)
-    there = ray.cluster_resources()
-    return max(1, min(int(there.get(name, 0.0) // amount) for name, amount in asked.items()))
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, places(worker_resources(config.resources), machines))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from auditor.config import Config, parse_config
 from auditor.data import Dataset, inputs_of_batch
-from auditor.distributed.cluster import worker_resources
 from auditor.distributed.loop import dtype_of, new_model
+from auditor.distributed.room import worker_resources
 from auditor.errors import StageError
 from auditor.sam import Network
 from auditor.storage import RunFolder
@@ -89,8 +89,8 @@ def device_of(config: Config) -> torch.device:
 
 def reserved(config: Config) -> dict[str, Any]:
     """Resources of one actor, in Ray's words."""
-    asked = worker_resources(config.resources)
-    return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU")}
+    asked, custom = worker_resources(config.resources), config.resources.custom
+    return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU"), **({"resources": custom} if custom else {})}
 
 
 def cause(error: BaseException) -> str:

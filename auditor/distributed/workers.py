@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from auditor.config import Config
-from auditor.distributed.cluster import worker_resources
 from auditor.distributed.journal import JOURNAL, Board, look_interval
+from auditor.distributed.room import worker_resources
 from auditor.distributed.tasks import TASKS, unfinished
 from auditor.distributed.worker import work
 from auditor.errors import StageError
@@ -19,6 +22,7 @@ from auditor.progress import Watch
 from auditor.storage import RunFolder
 
 _SCRATCH = ".ray-train"
+T = TypeVar("T")
 
 
 def run_on_workers(
@@ -69,7 +73,7 @@ def run_on_workers(
     with Board(run, ended) as board:
         try:
             with Watch(board.look, look_interval(run)):
-                result = trainer.fit()
+                result = _aside(trainer.fit)
         except Exception as error:
             raise StageError(f"{board.task or missing[0]} gave up: {_reason(error)}") from error
         finally:
@@ -79,6 +83,24 @@ def run_on_workers(
         raise StageError(str(result.return_value))
     if left := [task for task in missing if not TASKS[task].finished(run)]:
         raise StageError(f"{run}: the workers ended without a result of {' and '.join(left)}")
+
+
+def _aside(function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own, so that this one stays awake to signals.
+
+    In the main thread, Ray Train (2.60) would answer Ctrl-C itself, and end the process with exit code 0.
+    """
+    done: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:
+            done.set_exception(error)
+
+    # A daemon: when this thread is told to stop, nothing waits for the other; the cluster ends its work.
+    threading.Thread(target=call, daemon=True).start()
+    return done.result()
 
 
 def _reason(error: BaseException) -> str:

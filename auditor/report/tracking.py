@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 class Tracking:
     """The MLflow run of a run folder, found again through `mlflow.json`.
 
-    As a context manager it ends the run: FINISHED, or FAILED with the reason when the block raises.
+    As a context manager it ends the run: FINISHED, or with the reason FAILED when the block raises an error and KILLED
+    when somebody ended it.
     Everything can be logged again after a resume: nothing is doubled.
 
     Args:
@@ -66,13 +67,13 @@ class Tracking:
             if error is None:
                 self._client.set_terminated(self.run_id, "FINISHED")
             else:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
                 self._client.set_tag(self.run_id, _FAILURE, clip(mask(reason), 500))
-                self._client.set_terminated(self.run_id, "FAILED")
+                self._client.set_terminated(self.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         except Exception:
             if error is None:
                 raise
-            log.exception("MLflow run %s could not be marked as failed", self.run_id)
+            log.exception("MLflow run %s could not be closed", self.run_id)
 
     @property
     def page(self) -> str | None:

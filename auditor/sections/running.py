@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from auditor.sections.scoring import MethodName
 from auditor.sections.section import NameText, PositiveInt, Section
@@ -57,6 +57,15 @@ class MLflow(Section):
     like the experiment."""
 
 
+def _is_custom(name: str) -> str:
+    if name in ("CPU", "GPU", "memory", "object_store_memory"):
+        raise ValueError("is no custom resource; CPUs and GPUs are cpus_per_worker and gpus_per_worker")
+    return name
+
+
+ResourceName = Annotated[str, AfterValidator(_is_custom)]
+
+
 class Resources(Section):
     """What the audit runs on. None of these changes its result, so they may differ when a run is resumed."""
 
@@ -68,11 +77,14 @@ class Resources(Section):
     """CPUs, and threads, of each worker and actor."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs of each worker and actor."""
+    custom: dict[ResourceName, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources of each worker and actor, by the names that the cluster's machines give them: `{a100: 1}`."""
     retrainers: PositiveInt | None = None
     """Retrainings of a verification at a time; by default as many as the cluster has room for."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker failures after which training gives up."""
-    wait_seconds: Annotated[float, Field(ge=0)] = 300
-    """How long to wait for an existing cluster that is asked to grow, before the audit gives up."""
+    wait_seconds: Annotated[float, Field(ge=0)] = 600
+    """How long to wait for an existing cluster that has less than is asked for, before the audit gives up; one with an
+    autoscaler is asked to grow."""
     ray_address: str | None = None
     """An existing cluster (`auto` or an address); by default the surrounding Ray job's, or a local one for this run."""
