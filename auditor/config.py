@@ -142,7 +142,7 @@ def parse_config(raw: Mapping[str, Any], origin: str = "configuration") -> Confi
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
+        problems = "; ".join(" ".join(_explain(problem).split()) for problem in error.errors())
         raise InputError(f"{origin}: {problems}") from None
 
 

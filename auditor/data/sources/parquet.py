@@ -138,6 +138,8 @@ class ParquetTables:
                     for batch in parquet.iter_batches(size, row_groups=[group], columns=present):
                         inside = _between(rows, start, start + batch.num_rows) - start
                         start += batch.num_rows
+                        # Texts may be no texts at all, which shows only when they are decoded.
+                        batch.validate(full=True)
                         if len(inside):
                             yield file, batch.take(pa.array(inside))
 
@@ -164,7 +166,8 @@ def _between(rows: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64
 def _explaining(where: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    # Names of columns may be no text.
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{where}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
 
 
