@@ -51,6 +51,11 @@ def connect(tracking_uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
     # A store raises what its database, driver or server raises.
     except Exception as error:
+        if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            raise InputError(
+                f"mlflow.tracking_uri {mask(tracking_uri)}: lets nobody in without the right MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+            ) from None
         reason = mask(" ".join(str(error).split()))
         raise InputError(f"mlflow.tracking_uri {mask(tracking_uri)}: cannot be opened ({clip(reason, 300)})") from None
     return client

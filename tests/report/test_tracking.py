@@ -179,11 +179,11 @@ def test_a_failure_is_recorded_in_a_line_without_credentials_and_lifted_by_a_res
     assert "auditor.failure" not in found.data.tags
 
 
-def test_an_interruption_does_not_leave_the_run_running(logged, store, tmp_path):
+def test_an_interruption_leaves_the_run_killed_and_not_running(logged, store, tmp_path):
     config, run = _opened(store, tmp_path, **_experiment(store, "failures"))
     with pytest.raises(KeyboardInterrupt), Tracking(config, run) as tracking:
         raise KeyboardInterrupt
-    assert logged.client.get_run(tracking.run_id).info.status == "FAILED"
+    assert logged.client.get_run(tracking.run_id).info.status == "KILLED"
 
 
 def test_a_run_that_was_deleted_or_belongs_elsewhere_is_not_reused(logged, store, tmp_path):
