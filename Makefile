@@ -39,6 +39,7 @@ lint: .venv/dev.stamp ## ruff and mypy
 lock: .venv/bootstrap.stamp ## bring requirements/ up to date with pyproject.toml; UPGRADE=1 takes the newest versions
 	$(LOCK) --group bootstrap -o requirements/bootstrap.txt
 	$(LOCK) pyproject.toml --group build -o requirements/runtime.txt
+	$(LOCK) --group server -c requirements/runtime.txt -o requirements/server.txt
 	$(LOCK) pyproject.toml --group build --group dev -c requirements/runtime.txt -o requirements/dev.txt
 
 clean: ## remove the environment and caches; audits stay

@@ -10,8 +10,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -302,6 +303,69 @@ def submit(
     else:
         click.echo(f"Job {submitted}: {ended.status}", err=True)
     sys.exit(0 if ended.status == "SUCCEEDED" else 2 if ended.exit_code == 2 else 1)
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option("--cron", "expression", metavar="EXPRESSION", help="When: minute, hour, day of month, month, weekday.")
+@click.option("--time-zone", metavar="NAME", default="UTC", show_default=True, help="Of the cron expression.")
+@click.option("--local", is_flag=True, help="Keep the schedule in this process, until SIGTERM or Ctrl-C.")
+@click.option("--once", is_flag=True, help="Run what is due now, wait for its end, and exit with its code.")
+@click.option("--address", metavar="URL", help="Submit to this Jobs API of a Ray cluster instead of running here.")
+@click.option(
+    "--form",
+    type=click.Choice(["cronjob", "raycronjob", "rayjob"]),
+    default="cronjob",
+    show_default=True,
+    help="What starts the audit on Kubernetes; a rayjob does once.",
+)
+@click.option(
+    "--image", default=f"auditor:{metadata.version('auditor')}", show_default=True, help="With auditor in it."
+)
+@click.option("--name", help="Of what is made on Kubernetes; by default the run folder's.")
+@click.option("--out", metavar="DIR", help="Write the manifests here instead of showing them.")
+@click.option("--run", metavar="DIR", help="Use this run folder, and a date, instead of the configuration's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override any key; repeatable.")
+def schedule(
+    config: str,
+    expression: str | None,
+    time_zone: str,
+    local: bool,
+    once: bool,
+    address: str | None,
+    form: Literal["cronjob", "raycronjob", "rayjob"],
+    image: str,
+    name: str | None,
+    out: str | None,
+    run: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Audit again and again: manifests for Kubernetes or, with --local, a schedule that this process keeps.
+
+    Each tick has a run folder of its own, named by its date, and is compared with the one before. What became of each
+    stands in history.csv, in the folder that is named like the run folder with -schedule behind it.
+
+    Example: auditor schedule docs/examples/digits.yaml --cron '0 3 * * 1' --local
+    """
+    talk()
+    from auditor.schedule import command
+
+    cron = command.parse_cron(expression, time_zone) if expression is not None else None
+    if local or once:
+        if cron is None or (local and once):
+            raise InputError("--local and --once need --cron EXPRESSION, and exclude each other")
+        order = command.Order.from_yaml(config, overrides, run, address)
+        if local:
+            command.keep(order, cron)
+        else:
+            sys.exit(command.once(order, cron))
+        return
+    files = command.render(config, overrides, run, cron, form=form, name=name, image=image, address=address)
+    if out is None:
+        click.echo("---\n".join(files.values()), nl=False)
+        return
+    for path in command.write(files, out):
+        click.echo(path)
 
 
 @cli.command()

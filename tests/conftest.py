@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +13,27 @@ from tests.stores import Store
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    """Runs the command in this process and takes back what it does to the process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    logger = logging.getLogger("auditor")
+    before = logger.handlers, logger.propagate, logger.level
+
+    def run(*arguments):
+        from auditor.cli import main
+
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        found = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code or 0, out=found.out, err=found.err)
+
+    yield run
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 @pytest.fixture(autouse=True)

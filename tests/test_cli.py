@@ -2,41 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
-import sys
-import warnings
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from auditor.cli import cli, main
+from auditor.cli import cli
 from auditor.fidelity import Fidelity
 from tests.data.builders import images, table, three_tables
 from tests.distributed.builders import auditor, config, train_here
 
 STAGES = ["run", "train", "replay", "score", "verify", "report", "review", "export", "plan"]
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Runs the command in this process and takes back what it does to the process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    logger = logging.getLogger("auditor")
-    before = logger.handlers, logger.propagate, logger.level
-
-    def run(*arguments):
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        found = capsys.readouterr()
-        return SimpleNamespace(code=ended.value.code or 0, out=found.out, err=found.err)
-
-    yield run
-    logger.handlers, logger.propagate = before[:2]
-    logger.setLevel(before[2])
 
 
 def written(folder, **changes):
