@@ -12,7 +12,7 @@ from auditor.config import RECORDED, Config, differences, parse_config
 from auditor.data.dataset import DATASET_FILE
 from auditor.errors import InputError
 from auditor.report.masking import mask
-from auditor.storage import RunFolder
+from auditor.storage import RunFolder, reach
 
 CONFIG_FILE = "config.yaml"
 _VERSIONED = ("auditor", "ray", "torch", "torchvision", "numpy", "pyarrow", "mlflow")
@@ -34,6 +34,7 @@ def open_run(config: Config) -> RunFolder:
 
 
 def _open(config: Config) -> RunFolder:
+    reach(config.run)
     folder = RunFolder(config.run)
     resolved = _masked(config.model_dump(mode="json"))
     # Until there is data, nothing in the folder depends on the configuration that was kept.

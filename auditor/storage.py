@@ -18,8 +18,8 @@ from auditor.errors import InputError
 
 FORMAT_VERSION = 1
 """Version of every file this release writes; a newer one is refused by name."""
-_S3_ATTEMPTS = 30
-"""Times that a request is made; the pauses between them grow to 20 s, so that they cover some four minutes."""
+_S3_ATTEMPTS = 20
+"""Times that a request is made; the pauses between them grow to 20 s, so that they cover some five minutes."""
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 """Where a file is there once it is written whole, a folder is the beginning of names, and nothing can be renamed."""
 
@@ -30,14 +30,33 @@ def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
     Raises:
         InputError: The URI's scheme is unknown or the URI cannot be parsed.
     """
-    text = str(uri)
+    filesystem, path = _open(str(uri))
+    return _patient(filesystem), path
+
+
+def reach(uri: str | Path) -> None:
+    """Find out in seconds, not in the minutes of patience, that nobody answers at a store; a busy one is no error.
+
+    Raises:
+        InputError: As `resolve`.
+        OSError: Nobody answers, or access is denied.
+    """
+    filesystem, path = _open(str(uri))
+    try:
+        filesystem.get_file_info(path)
+    except OSError as error:
+        if "HTTP status 5" not in str(error) and "SLOW_DOWN" not in str(error):
+            raise
+
+
+def _open(text: str) -> tuple[fs.FileSystem, str]:
     if "://" not in text:
         return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{text}: is no path or URI that can be opened ({error})") from error
-    return _patient(filesystem), path
+    return filesystem, path
 
 
 class _PatientS3(fs.S3FileSystem):  # type: ignore[misc]

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from auditor.errors import InputError
+from auditor.opening import open_run
 from auditor.sam import State
-from auditor.storage import RunFolder
+from auditor.storage import RunFolder, reach
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
-from tests.distributed.builders import equal_states, in_processes
+from tests.distributed.builders import config, equal_states, in_processes
 from tests.stores import BUCKET, SECRET
 
 
@@ -114,3 +116,13 @@ def test_a_store_that_answers_503_is_asked_again_more_often_than_pyarrow_would(r
 
 def test_what_travels_to_other_processes_holds_no_credentials(run):
     assert SECRET.encode() not in pickle.dumps((run, run.filesystem))
+
+
+def test_a_store_that_is_away_is_told_in_seconds_and_a_busy_one_is_waited_for(run, store, monkeypatch):
+    store.gate.refuse(5)
+    reach(run.uri)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    audit, began = config(run.uri), time.monotonic()
+    with pytest.raises(InputError, match=f"run {run.uri}: cannot be a run folder"):
+        open_run(audit)
+    assert time.monotonic() - began < 30
