@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from auditor.distributed.retrain import Retrainer, retrain_on_ray
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.removals import Removal
-from auditor.fidelity.verification import planned, read_effects, result_file, verified
+from auditor.fidelity.verification import losses_file, planned, read_effects, result_file, verified
 from auditor.influence import Point, evaluate
 from auditor.sections.scoring import Query
 from auditor.storage import RunFolder
@@ -63,7 +64,12 @@ def test_a_killed_retrainer_costs_its_retraining_and_what_is_done_is_kept(audit,
     removals = planned(audit, run)
     assert [removal.kind for removal in removals] == ["none", "harmful", *["one"] * 3, *["subset"] * 2]
     kept = {"rows": list(removals[1].rows), "loss": 0.123, "seconds": 1.0}
+    run.write_table(
+        losses_file(removals[1]), pa.table({"loss": np.full(len(run.read_table("dataset/validation")), 0.123)})
+    )
     run.write_json(result_file(removals[1]), kept)
+    # Half of what a retraining leaves is nothing: it is done again.
+    run.write_json(result_file(removals[3]), {"rows": [], "loss": 0.0, "seconds": 0.0})
 
     killed = []
 
@@ -85,7 +91,7 @@ def test_a_killed_retrainer_costs_its_retraining_and_what_is_done_is_kept(audit,
     # What was there is left alone; the rest is what one process finds.
     assert run.read_json(result_file(removals[1]))["loss"] == 0.123
     trained = TrainedRun(audit, run, CPU)
-    for removal in (removals[0], removals[2], removals[-1]):
+    for removal in (removals[0], removals[2], removals[3], removals[-1]):
         weights = np.ones(trained.manifest.rows)
         weights[list(removal.rows)] = 0.0
         state = Retraining(trained, weights).run()

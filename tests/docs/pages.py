@@ -7,7 +7,10 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(path for folder in ("docs", "docs/operations") for path in sorted((ROOT / folder).glob("*.md"))),
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:
