@@ -112,6 +112,7 @@ class Audit:
                 tracking = stack.enter_context(opening.result())
             tracking.log_parameters()
             tracking.log_dataset()
+            self._look_back()
             # One start of the workers for all that they compute.
             self._on_workers("train", *self._tasks)
             self._score()
@@ -126,6 +127,19 @@ class Audit:
             if self.config.review.queue:
                 self._queue_or_say_why()
         return summary
+
+    def _look_back(self) -> None:
+        """Say what changed since the audit before this one, and take its training over where that is asked for."""
+        from auditor.review.predecessor import predecessor
+        from auditor.trajectory import Manifest
+
+        if Manifest.read(self.folder) is not None or (before := predecessor(self.config, self.folder)) is None:
+            return
+        from auditor.reuse import reuse_training, row_changes
+
+        log.info("data: since %s %s", mask(str(before)), row_changes(before, self.folder).sentence)
+        if self.config.train.reuse and reuse_training(self.config, before, self.folder):
+            log.info("train: rows and settings are those of %s, whose training is taken over", mask(str(before)))
 
     def _queue_or_say_why(self) -> None:
         """Scores, report and model stand; a server without review queues, or one that is away, takes none of it."""

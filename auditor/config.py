@@ -148,6 +148,7 @@ def parse_config(raw: Mapping[str, Any], origin: str = "configuration") -> Confi
 
 _FREE = (
     "run",
+    "train.reuse",
     "resources.",
     "mlflow.",
     "verify.",

@@ -73,6 +73,9 @@ class Optimizer(Section):
 class Train(Section):
     """SAM training."""
 
+    reuse: bool = False
+    """Take over the training of the audit before this one (`review.predecessor`) where rows and settings are the same,
+    so that it would come out the same; for audits that run on a schedule."""
     epochs: PositiveInt = 30
     """Passes over the training rows; the rows that do not fill a last batch sit out, all rows in turn."""
     batch_size: PositiveInt = 128
