@@ -12,6 +12,7 @@ import yaml
 from auditor.config import Config, flatten, parse_config, read_config
 from auditor.errors import InputError
 from auditor.report.masking import mask
+from auditor.sections.running import AUTO
 
 COMMANDS = {"audit": "run", "train": "train", "replay": "replay", "verify": "verify", "review": "review"}
 """Jobs by name, and the command that each is."""
@@ -107,8 +108,8 @@ def _places(config: Config) -> Iterator[tuple[str, str]]:
             for split in ("train", "validation", "test")
             if (place := getattr(source, split)) is not None
         )
-    if config.review.predecessor is not None:
-        yield "review.predecessor", config.review.predecessor
+    if config.review.predecessor not in (None, AUTO):
+        yield "review.predecessor", str(config.review.predecessor)
     # Of SQLite's addresses, those with a fourth slash are absolute.
     uri = config.mlflow.tracking_uri
     yield "mlflow.tracking_uri", uri.removeprefix("sqlite:///") if uri.startswith("sqlite:") else uri
