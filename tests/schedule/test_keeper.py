@@ -62,7 +62,7 @@ def test_two_keepers_take_turns(schedule):
 
 def test_a_killed_keepers_audit_is_neither_doubled_nor_lost(schedule):
     """The audit lives on and holds the lock; the next keeper waits for it, and then lets it say that it is done."""
-    killed = schedule.start(1.0, "time.sleep(4)")
+    killed = schedule.start(1.0, "time.sleep(12)")  # until the next keeper has started, on a busy machine too
     schedule.await_audits(1, "begin")
     schedule.stop(killed, signal.SIGKILL)
     [name] = names(schedule.audits, "begin")
