@@ -185,7 +185,7 @@ def test_json_files_have_the_fields_of_the_contract(finished):
     assert {"optimizer", "perturbation", "seed", "epochs", "batch_size", "micro_batch_size", "seconds"} < set(manifest)
     assert [entry["step"] for entry in evaluation["checkpoints"]] == manifest["checkpoints"]
     assert evaluation["validation_accuracy"] > 0.8, "the model learned"
-    stages = {"prepare", "train", "replay", "score", "verify", "report", "track", "queue"}
+    stages = {"prepare", "train", "replay", "features", "score", "verify", "report", "track", "queue"}
     assert set(read("stages.json")["seconds"]) == stages
     assert set(read("mlflow.json")) == {"format_version", "tracking_uri", "experiment_id", "run_id"}
     summary = read("report/summary.json")
