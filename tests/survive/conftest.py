@@ -68,6 +68,12 @@ def command(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_the_cluster_of_other_tests() -> None:
+    """These connect by themselves; a folder of tests that is done may still be connected."""
+    ray.shutdown()
+
+
 @pytest.fixture(scope="module")
 def nodes():
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"

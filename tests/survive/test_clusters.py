@@ -29,7 +29,6 @@ def on_a_new_cluster(folder, work):
 
 def test_a_head_that_is_replaced_between_stages_changes_no_score(tmp_path):
     on_a_new_cluster(tmp_path / "parts", Audit.train)
-    on_a_new_cluster(tmp_path / "parts", Audit.replay)
     on_a_new_cluster(tmp_path / "parts", Audit.score)
     on_a_new_cluster(tmp_path / "whole", lambda audit: (audit.train(), audit.score()))
     parts, whole = (RunFolder(tmp_path / name).read_table("scores").sort_by("sample_id") for name in ("parts", "whole"))
