@@ -81,7 +81,8 @@ class Keeper:
                 code = resumed
             if code is None and not self._stop.is_set():
                 newest = History(self._folder).entries[-1]
-                log.info("schedule %s: %s is %s already", self._order.name, newest.audit, newest.status)
+                what = f"{newest.audit} is {newest.status} already" if newest.audit else "nothing is due yet"
+                log.info("schedule %s: %s", self._order.name, what)
                 code = newest.exit_code or 0
             return EXIT_STOPPED if code is None else code
         finally:

@@ -22,6 +22,8 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 (folder / "pids").mkdir(exist_ok=True)
 (folder / "pids" / str(os.getpid())).touch()
+with (folder / "compared.log").open("a") as file:
+    file.write(f"{name} {sys.argv[3]}\\n")
 note("begin")
 {audit}
 note("end")
@@ -53,9 +55,9 @@ class ScriptOrder(Order):
 
     audit: str = ""
 
-    def command(self, label, *_):
+    def command(self, label, predecessor, *_):
         folder = self.run.rpartition("/")[0]
-        return [sys.executable, "-S", "-c", PROGRAM.replace("{audit}", self.audit), folder, label]
+        return [sys.executable, "-S", "-c", PROGRAM.replace("{audit}", self.audit), folder, label, str(predecessor)]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ def test_every_tick_has_one_audit(schedule):
         (f"audit-{name}", 0, 1) for name in names(schedule.audits, "end")
     ]
     assert f"schedule audit: audit-{begun[0]} is done (exit code 0)" in said
+    compared = [line.split() for line in (schedule.folder / "compared.log").read_text().splitlines()]
+    assert compared[:3] == [[begun[0], "None"], [begun[1], begun[0]], [begun[2], begun[1]]]
 
 
 def test_a_long_audit_is_made_up_for_once_and_what_it_hid_is_recorded(schedule):
@@ -143,6 +145,14 @@ def test_downtime_is_made_up_for_once_and_recorded(schedule, order):
     assert (missed.tick, done.tick) == (newest - timedelta(seconds=1000), newest)
     assert missed.note.startswith("4 ticks, ")
     assert missed.note.endswith(": nobody kept the schedule")
+
+
+def test_before_the_first_tick_of_a_kept_schedule_nothing_is_due(schedule, order, caplog):
+    caplog.set_level("INFO", "auditor")
+    schedule.history.put(Entry(datetime.now(UTC), "scheduled"))
+    assert keeper_of(order).once() == 0
+    assert "nothing is due yet" in caplog.text
+    assert schedule.audits == []
 
 
 def test_once_does_what_is_due_once(schedule, order, caplog):
