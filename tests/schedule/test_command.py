@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 import yaml
 
-from tests.distributed.builders import auditor, config
+from auditor.schedule.cron import parse_cron
+from tests.distributed.builders import auditor, config, train_here
 
 RUN = {"run": "s3://audits/digits", "mlflow": {"tracking_uri": "http://mlflow:5000"}}
 
@@ -85,16 +87,19 @@ def test_a_schedule_waits_for_its_tick_and_ends_at_sigterm(tmp_path):
 
 @pytest.mark.ray
 def test_what_is_due_is_audited_once_in_a_folder_named_by_its_date(tmp_path):
-    raw = config("runs/digits", review={"queue": 0}).model_dump(mode="json")
+    """Training is there already, so this is what is left after an interruption."""
+    cron = parse_cron("0 0 * * *")
+    name = f"digits-{cron.label(cron.latest(datetime.now(UTC)))}"
+    train_here(config(tmp_path / "runs" / name))
+    raw = config(tmp_path / "runs/digits", review={"queue": 0}).model_dump(mode="json")
     (tmp_path / "audit.yaml").write_text(yaml.safe_dump(raw))
-    arguments = ("schedule", "audit.yaml", "--once", "--cron", "0 0 * * *")
+    arguments = ("schedule", "audit.yaml", "--once", "--cron", cron.expression)
     ended = auditor(tmp_path, *arguments)
     assert ended.returncode == 0, ended.stderr
     with (tmp_path / "runs/digits-schedule/history.csv").open(newline="") as file:
         [row] = csv.DictReader(file)
-    assert (row["status"], row["exit_code"]) == ("done", "0")
-    assert row["audit"] == f"digits-{row['tick'][:10]}"
-    assert (tmp_path / "runs" / row["audit"] / "report/report.html").exists()
+    assert (row["audit"], row["status"], row["exit_code"]) == (name, "done", "0")
+    assert (tmp_path / "runs" / name / "report/report.html").exists()
     again = auditor(tmp_path, *arguments)
     assert again.returncode == 0
-    assert f"schedule digits: {row['audit']} is done already" in again.stderr
+    assert f"schedule digits: {name} is done already" in again.stderr
