@@ -12,7 +12,7 @@ from auditor.storage import RunFolder
 from tests.distributed.builders import config
 from tests.survive.soak import soak
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.soak]
 SETTINGS = {"score": {"methods": ["replay", "gif", "loss"]}, "verify": {"during_run": False}}
 
 
