@@ -14,6 +14,7 @@ from auditor.errors import StageError
 from auditor.fidelity.fidelity import Fidelity, judge
 from auditor.fidelity.predictions import foremost, predicted_effects
 from auditor.fidelity.removals import Removal, plan_removals
+from auditor.methods import AUTO
 from auditor.storage import RunFolder
 
 log = logging.getLogger("auditor")
@@ -44,6 +45,21 @@ def planned(config: Config, run: RunFolder) -> list[Removal]:
         config.report.flagged,
         config.seed,
     )
+
+
+def trusted_column(run: RunFolder, predicted: dict[str, NDArray[np.float64]]) -> str | None:
+    """The column to trust most: the one that agrees best with the run's retrainings, or, without any, the foremost.
+
+    Args:
+        run: The run folder.
+        predicted: As `predicted_effects` gives it.
+
+    Returns:
+        None when no column predicts an effect.
+    """
+    fidelity = Fidelity.read(run)
+    column = fidelity.chosen.get(AUTO) if fidelity is not None else None
+    return column if column in predicted else foremost(predicted)
 
 
 def result_file(removal: Removal) -> str:

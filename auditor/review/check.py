@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from auditor.errors import InputError, StageError
-from auditor.fidelity import Fidelity
-from auditor.fidelity.predictions import foremost, predicted_effects
+from auditor.fidelity.predictions import predicted_effects
 from auditor.fidelity.removals import Removal
-from auditor.fidelity.verification import result_file
+from auditor.fidelity.verification import result_file, trusted_column
 from auditor.fidelity.words import expected
-from auditor.methods import AUTO
 from auditor.review.cleaning import decisions
 from auditor.storage import RunFolder
 
@@ -109,9 +107,7 @@ def checked(run: RunFolder, removals: list[Removal]) -> Check:
     before, without, applied = (_outcome(run, removal) for removal in removals)
     masked = removals[1]
     predicted = predicted_effects(run)
-    fidelity = Fidelity.read(run)
-    column = fidelity.chosen.get(AUTO) if fidelity is not None else None
-    column = column if column in predicted else foremost(predicted)
+    column = trusted_column(run, predicted)
     effect = None if column is None else float(predicted[column][list(masked.rows)].sum())
     found = Check(
         masked_samples=len(masked.rows),

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.errors import InputError, StageError
-from auditor.fidelity import Fidelity
-from auditor.fidelity.predictions import foremost, predicted_effects
+from auditor.fidelity.predictions import predicted_effects
 from auditor.fidelity.removals import Removal, at_random, most
-from auditor.methods import AUTO
+from auditor.fidelity.verification import trusted_column
 from auditor.review.check import planned_check
 from auditor.storage import RunFolder
 
@@ -60,9 +59,7 @@ def _influence(run: RunFolder) -> NDArray[np.float64]:
     if not run.exists("scores"):
         raise StageError(f"{run}: holds no scores, which say what is harmful; score first")
     predicted = predicted_effects(run)
-    fidelity = Fidelity.read(run)
-    column = fidelity.chosen.get(AUTO) if fidelity is not None else None
-    column = column if column in predicted else foremost(predicted)
+    column = trusted_column(run, predicted)
     if column is None:
         raise StageError(f"{run}: no score predicts what removing a sample does; score by gif, hif_fast or replay")
     return predicted[column]
