@@ -36,6 +36,17 @@ def command(capsys, monkeypatch, tmp_path):
     logger.setLevel(before[2])
 
 
+ON_REQUEST = ("benchmark", "soak")
+"""Markers of tests that are run when they are asked for, and not by whoever chooses among the other markers."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unasked = [marker for marker in ON_REQUEST if marker not in config.getoption("-m")]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unasked))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Sums in one order: results do not depend on how many cores a machine has."""

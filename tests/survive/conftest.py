@@ -68,14 +68,6 @@ def command(process: psutil.Process) -> list[str]:
         return []
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" in config.getoption("-m"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("soak")]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _without_the_cluster_of_other_tests() -> None:
     """These connect by themselves; a folder of tests that is done may still be connected."""
