@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.report.builders import Audit
+from tests.review.builders import ranked
 from tests.review.servers import Server
 
 
@@ -31,3 +33,17 @@ def own_server(tmp_path):
         yield started
     finally:
         started.kill()
+
+
+@pytest.fixture
+def audit():
+    """What a run folder holds."""
+    return Audit()
+
+
+@pytest.fixture
+def run(audit, tmp_path):
+    """Its run folder, with a ranking."""
+    config, run = audit.write(tmp_path / "run")
+    ranked(config, run)
+    return run

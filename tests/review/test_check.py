@@ -11,22 +11,8 @@ from auditor.fidelity.verification import result_file
 from auditor.review.check import CHECK_FILE, Check, Outcome, checked, planned_check
 from auditor.review.evidence import Evidence
 from auditor.review.verdicts import Verdict, write_verdicts
-from tests.report.builders import Audit
-from tests.review.builders import ranked
 
 MOMENT = datetime(2026, 11, 25, tzinfo=UTC)
-
-
-@pytest.fixture
-def audit():
-    return Audit()
-
-
-@pytest.fixture
-def run(audit, tmp_path):
-    config, run = audit.write(tmp_path / "run")
-    ranked(config, run)
-    return run
 
 
 def decide(audit, run, *said):

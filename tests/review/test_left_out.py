@@ -5,21 +5,7 @@ import pytest
 
 from auditor.errors import InputError, StageError
 from auditor.review.left_out import left_out
-from tests.report.builders import Audit
-from tests.review.builders import ranked
 from tests.review.test_check import decide
-
-
-@pytest.fixture
-def audit():
-    return Audit()
-
-
-@pytest.fixture
-def run(audit, tmp_path):
-    config, run = audit.write(tmp_path / "run")
-    ranked(config, run)
-    return run
 
 
 def asking(audit, run, **edit):
