@@ -16,7 +16,7 @@ from auditor.distributed.rows import RowReader, cause, device_of, over_rows, res
 from auditor.errors import StageError
 from auditor.fidelity.agreement import FEWEST, spearman
 from auditor.fidelity.verification import read_effects
-from auditor.influence import derivatives_along, directions_to
+from auditor.influence import Derivatives
 from auditor.influence.extremes import Extremes
 from auditor.influence.solvers import UnsolvableError
 from auditor.progress import Progress
@@ -118,7 +118,8 @@ class Explainer:
     def __init__(self, settings: dict[str, Any], uri: str, prepared: ray.ObjectRef) -> None:
         self.reader = RowReader(settings, uri)
         self.inputs: ExplainInputs = ray.get(prepared)
-        self.directions = directions_to(self.inputs.directions, self.reader.device)
+        on_device = [some.to(self.reader.device) for some in self.inputs.directions]
+        self.derivatives = Derivatives(self.reader.network, on_device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One row a block: its most influential samples, and what leaving out its part of each subset would do."""
@@ -147,7 +148,7 @@ class Explainer:
 
     def _influence(self, batch: pa.Table, rows: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:
         """Of each sample on each image, [m, M]."""
-        along = derivatives_along(self.reader.network, self.directions, *self.reader.tensors(batch)).cpu().numpy()
+        along = self.derivatives(*self.reader.tensors(batch)).cpu().numpy()
         weights = self.inputs.weights[rows]
         summed = np.einsum("kp,kpz->kz", weights, along.reshape(len(rows), weights.shape[1], -1))
         return np.asarray(summed)

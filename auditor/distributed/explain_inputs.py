@@ -16,7 +16,7 @@ from auditor.distributed.scoring_inputs import exposures, gif_directions, used_c
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.removals import Removal
 from auditor.fidelity.verification import losses_file, read_effects
-from auditor.influence import Direction, Point, directions_to, query_gradient
+from auditor.influence import Directions, Point, query_gradient
 from auditor.influence.ekfac import EKFAC
 from auditor.storage import RunFolder
 
@@ -56,8 +56,8 @@ class Retrained:
 class ExplainInputs:
     """Everything an actor needs beside the samples. All tensors on the CPU."""
 
-    directions: tuple[Direction, ...]
-    """[points x M]: for each point in turn, one direction an image."""
+    directions: tuple[Directions, ...]
+    """For each point, one tangent an image."""
     weights: NDArray[np.float64]
     """W [training rows, points]: influence on image z is Σ_p W[k, p] ⟨∇l_k(θ_p), v_{p,z}⟩."""
     images: Images
@@ -80,7 +80,7 @@ def prepare_explaining(config: Config, run: RunFolder, device: torch.device) -> 
     point = trained.point(trained.manifest.steps)
     images = _images(trained, point, config.explain.images)
     directions, weights = _directions(trained, point, images)
-    return ExplainInputs(directions_to(directions, _CPU), weights, images, _retrained(run, images))
+    return ExplainInputs(tuple(some.to(_CPU) for some in directions), weights, images, _retrained(run, images))
 
 
 def _images(trained: TrainedRun, point: Point, count: int) -> Images:
@@ -104,20 +104,22 @@ def _images(trained: TrainedRun, point: Point, count: int) -> Images:
     )
 
 
-def _directions(trained: TrainedRun, point: Point, images: Images) -> tuple[list[Direction], NDArray[np.float64]]:
+def _directions(trained: TrainedRun, point: Point, images: Images) -> tuple[list[Directions], NDArray[np.float64]]:
     """Directions of `explain.method`, and W; see `ExplainInputs`."""
     settings, manifest = trained.config.explain, trained.manifest
     gradients = [
         query_gradient(trained.network, trained.precise, point, trained.chunks("validation", np.array([row])))
         for row in images.rows
     ]
+    if not gradients:
+        return [], np.empty((manifest.rows, 0))
     if settings.method == "gif":
         checkpoints = used_checkpoints(trained)
         return gif_directions(trained, checkpoints, gradients), exposures(trained, trained.step_sizes(), checkpoints)
     factors = EKFAC(trained.model(), trained.chunks("train"), counters.seed_of("ekfac", trained.config.seed))
     solve = factors.inverse(manifest.optimizer["weight_decay"] + settings.damping)
     tangents = [solve(gradient) for gradient in gradients]
-    directions = Direction.all_along(trained.precise, point.parameters, point.buffers, tangents)
+    directions = [Directions.along(trained.precise, point.parameters, point.buffers, tangents)]
     return directions, np.full((manifest.rows, 1), 1.0 / manifest.rows)
 
 

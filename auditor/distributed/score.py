@@ -18,7 +18,7 @@ from auditor.distributed.journal import look_interval
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
-from auditor.influence import derivatives_along, directions_to, sample_logits
+from auditor.influence import Derivatives, sample_logits
 from auditor.methods import METHODS, base, in_order
 from auditor.progress import Progress, Watch
 from auditor.sam.step import margin
@@ -82,7 +82,7 @@ class Scorer:
         device = self.reader.device
         found: ScoringInputs = ray.get(prepared)
         self.final = found.final.to(device)
-        self.directions = directions_to(found.directions, device)
+        self.derivatives = Derivatives(self.reader.network, [some.to(device) for some in found.directions])
         self.weights = {column: torch.as_tensor(weights, device=device) for column, weights in found.weights.items()}
         self.known = found.known
 
@@ -96,7 +96,7 @@ class Scorer:
             logits = sample_logits(network, self.final, inputs)
             probabilities, suggested = logits.softmax(dim=1).max(dim=1)
         columns: dict[str, Any] = {"sample_id": batch["sample_id"], "label": batch["label"]}
-        derivatives = derivatives_along(network, self.directions, inputs, labels)
+        derivatives = self.derivatives(inputs, labels)
         scores: dict[str, NDArray[np.floating]] = {column: values[rows] for column, values in self.known.items()}
         for column, weights in self.weights.items():
             scores[column] = (weights[indices] * derivatives).sum(dim=1).cpu().numpy()

@@ -16,9 +16,8 @@ from auditor.data import query_name
 from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import (
-    Direction,
+    Directions,
     Point,
-    directions_to,
     evaluate,
     nearest_checkpoints,
     perturbed_parameters,
@@ -33,7 +32,7 @@ _CPU = torch.device("cpu")
 _ABLATION = (3, 5, 10)
 """Checkpoints of GIF in the paper's ablation (figure 12)."""
 
-_Sums = tuple[Sequence[Direction], dict[str, NDArray[np.float64]]]
+_Sums = tuple[Sequence[Directions], dict[str, NDArray[np.float64]]]
 """Directions and, by score column, W [rows, directions]."""
 
 
@@ -43,7 +42,7 @@ class ScoringInputs:
 
     final: Point
     """θ_T with its statistics."""
-    directions: tuple[Direction, ...]
+    directions: tuple[Directions, ...]
     """What per-sample gradients are multiplied with."""
     weights: dict[str, NDArray[np.float64]]
     """W [rows, directions] by score column: the column is Σ_d W[k, d] ⟨∇l_k(θ_d), v_d⟩."""
@@ -74,7 +73,7 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
     known |= {name: of(trained) for name, of in _RECORDED.items() if name in methods}
     return ScoringInputs(
         final=trained.point(trained.manifest.steps).to(_CPU),
-        directions=directions_to([direction for directions, _ in sums for direction in directions], _CPU),
+        directions=tuple(some.to(_CPU) for directions, _ in sums for some in directions),
         weights=_side_by_side(sums),
         known=known,
         evaluation=_evaluation(trained),
@@ -125,12 +124,12 @@ def _gif(trained: TrainedRun) -> _Sums:
 
 def gif_directions(
     trained: TrainedRun, checkpoints: NDArray[np.integer], gradients: Sequence[Tensors]
-) -> list[Direction]:
-    """Directions of GIF: each gradient of f(θ_T) at θ_c + ε_c of each checkpoint, those of a checkpoint together."""
+) -> list[Directions]:
+    """Directions of GIF: each gradient of f(θ_T) at θ_c + ε_c of each checkpoint."""
     directions = []
     for step in checkpoints.tolist():
         perturbed, buffers = perturbed_at(trained, step)
-        directions += Direction.all_along(trained.precise, perturbed, buffers, gradients)
+        directions.append(Directions.along(trained.precise, perturbed, buffers, gradients))
     return directions
 
 
@@ -150,7 +149,7 @@ def _tracin(trained: TrainedRun) -> _Sums:
     for step in chosen.tolist():
         point = trained.point(step)
         gradient = trained.validation_gradient(point)
-        directions.append(Direction.along(trained.precise, point.parameters, point.buffers, gradient))
+        directions.append(Directions.along(trained.precise, point.parameters, point.buffers, [gradient]))
     sizes = trained.reader.learning_rates() / trained.manifest.batch_size
     return directions, {"tracin": exposures(trained, sizes, chosen)}
 
@@ -163,7 +162,7 @@ def _trak(trained: TrainedRun) -> _Sums:
     tangent = trak_tangent(
         trained.network, trained.precise, point, trained.chunks("train"), trained.validation_gradient(), projection
     )
-    direction = Direction.along(trained.precise, point.parameters, point.buffers, tangent)
+    direction = Directions.along(trained.precise, point.parameters, point.buffers, [tangent])
     return [direction], {"trak": np.ones((trained.manifest.rows, 1))}
 
 
@@ -185,13 +184,13 @@ _RECORDED: Mapping[str, Callable[[TrainedRun], NDArray[np.float64]]] = {
 
 def _side_by_side(sums: Sequence[_Sums]) -> dict[str, NDArray[np.float64]]:
     """W of every column over the directions of all methods together, 0 for those of other methods."""
-    total = sum(len(directions) for directions, _ in sums)
+    total = sum(len(some) for directions, _ in sums for some in directions)
     wide, first = {}, 0
     for directions, weights in sums:
         for column, narrow in weights.items():
             wide[column] = np.zeros((len(narrow), total))
-            wide[column][:, first : first + len(directions)] = narrow
-        first += len(directions)
+            wide[column][:, first : first + narrow.shape[1]] = narrow
+        first += sum(len(some) for some in directions)
     return wide
 
 

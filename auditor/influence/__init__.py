@@ -1,12 +1,11 @@
 """Influence in pure torch, under any launcher."""
 
+from auditor.influence.derivatives import Derivatives
 from auditor.influence.directional import (
     Direction,
+    Directions,
     Point,
-    derivatives_along,
-    derivatives_at,
     directional_derivatives,
-    directions_to,
     sample_logits,
 )
 from auditor.influence.effective_step import effective_steps, nearest_checkpoints
@@ -17,14 +16,13 @@ from auditor.influence.statistics import PreciseStatistics, fold, with_running
 from auditor.influence.trak import random_projection, trak_tangent
 
 __all__ = [
+    "Derivatives",
     "Direction",
+    "Directions",
     "Evaluated",
     "Point",
     "PreciseStatistics",
-    "derivatives_along",
-    "derivatives_at",
     "directional_derivatives",
-    "directions_to",
     "effective_steps",
     "evaluate",
     "fold",

@@ -12,16 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jvp
 from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
 from auditor.influence.statistics import PreciseStatistics, fold
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
-
-_TANGENTS = 8
-"""Tangents that share one pass: their activations are held together."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,37 @@ class Direction:
         statistics, derivative = precise.pushforward(parameters, buffers, tangent)
         return cls(Point(parameters, buffers, statistics), tangent, derivative)
 
-    @classmethod
-    def all_along(
-        cls, precise: PreciseStatistics, parameters: Tensors, buffers: Tensors, tangents: Sequence[Tensors]
-    ) -> list[Direction]:
-        """Directions of several tangents at some parameters; they share their point, and so its forward pass."""
-        point = Point.at(precise, parameters, buffers)
-        return [cls(point, tangent, precise.pushforward(parameters, buffers, tangent)[1]) for tangent in tangents]
 
-    def to(self, device: torch.device) -> Direction:
-        """The same direction on a device."""
-        return Direction(self.point.to(device), _to(self.parameters, device), _to(self.statistics, device))
+@dataclass(frozen=True)
+class Directions:
+    """Q tangents at one point, stacked."""
+
+    point: Point
+    parameters: Tensors
+    """[Q, ...] of the parameters' names and shapes."""
+    statistics: Tensors
+    """[Q, channels], (∂S/∂θ) v of each."""
+
+    @classmethod
+    def along(
+        cls, precise: PreciseStatistics, parameters: Tensors, buffers: Tensors, tangents: Sequence[Tensors]
+    ) -> Directions:
+        """Directions of one or more tangents at some parameters."""
+        point = Point.at(precise, parameters, buffers)
+        moving = [precise.pushforward(parameters, buffers, tangent)[1] for tangent in tangents]
+        return cls(point, _stack(tangents), _stack(moving))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parameters.values())))
+
+    def __getitem__(self, place: int) -> Direction:
+        """One of them."""
+        parameters = {name: value[place] for name, value in self.parameters.items()}
+        return Direction(self.point, parameters, {name: value[place] for name, value in self.statistics.items()})
+
+    def to(self, device: torch.device) -> Directions:
+        """The same directions on a device."""
+        return Directions(self.point.to(device), _to(self.parameters, device), _to(self.statistics, device))
 
 
 def sample_logits(network: Network, point: Point, inputs: Tensor) -> Tensor:
@@ -102,82 +119,6 @@ def directional_derivatives(
             losses, (point.parameters, point.statistics), (direction.parameters, direction.statistics)
         )
     return value, derivative
-
-
-def derivatives_along(network: Network, directions: Sequence[Direction], inputs: Tensor, labels: Tensor) -> Tensor:
-    """⟨∇l_k(θ_d), v_d⟩ for every sample and direction: one dual forward pass each.
-
-    Directions whose `point` is one and the same object share the pass at that point: see `derivatives_at`.
-
-    Args:
-        network: The model.
-        directions: Points and tangents.
-        inputs: [m, ...], not augmented.
-        labels: [m].
-
-    Returns:
-        [m, directions], in float64: influence is a weighted sum over the directions.
-    """
-    found = torch.zeros(len(labels), len(directions), dtype=torch.float64, device=labels.device)
-    for places in _by_point(directions).values():
-        if len(places) == 1:
-            _, column = directional_derivatives(network, directions[places[0]], inputs, labels)
-            found[:, places[0]] = column.double()
-        else:
-            together = derivatives_at(network, [directions[place] for place in places], inputs, labels)
-            found[:, places] = together.double()
-    return found
-
-
-def derivatives_at(network: Network, directions: Sequence[Direction], inputs: Tensor, labels: Tensor) -> Tensor:
-    """⟨∇l_k(θ), v_d⟩ for several tangents at one point: the losses themselves are computed once for a few tangents.
-
-    Args:
-        network: The model; all its operations must have batching rules.
-        directions: Tangents at the point of the first.
-        inputs: [m, ...], not augmented.
-        labels: [m].
-
-    Returns:
-        [m, directions]
-    """
-    point = directions[0].point
-
-    def losses(parameters: Tensors, statistics: Tensors) -> Tensor:
-        logits = sample_logits(network, Point(parameters, point.buffers, statistics), inputs)
-        return cross_entropy(logits, labels, reduction="none")
-
-    def along(parameters: Tensors, statistics: Tensors) -> Tensor:
-        _, derivative, *_ = jvp(losses, (point.parameters, point.statistics), (parameters, statistics))
-        found: Tensor = derivative
-        return found
-
-    columns = []
-    with torch.no_grad(), plain_attention():
-        for first in range(0, len(directions), _TANGENTS):
-            some = directions[first : first + _TANGENTS]
-            stacked = (_stack([d.parameters for d in some]), _stack([d.statistics for d in some]))
-            columns.append(vmap(along, out_dims=1)(*stacked))
-    return torch.cat(columns, dim=1)
-
-
-def directions_to(directions: Sequence[Direction], device: torch.device) -> tuple[Direction, ...]:
-    """The same directions on a device; those that shared a point or a tangent still do."""
-    points = {id(direction.point): direction.point for direction in directions}
-    moved = {key: point.to(device) for key, point in points.items()}
-    tangents = {id(direction.parameters): direction.parameters for direction in directions}
-    carried = {key: _to(tangent, device) for key, tangent in tangents.items()}
-    return tuple(
-        Direction(moved[id(given.point)], carried[id(given.parameters)], _to(given.statistics, device))
-        for given in directions
-    )
-
-
-def _by_point(directions: Sequence[Direction]) -> dict[int, list[int]]:
-    places: dict[int, list[int]] = {}
-    for place, direction in enumerate(directions):
-        places.setdefault(id(direction.point), []).append(place)
-    return places
 
 
 def _stack(tensors: Sequence[Tensors]) -> Tensors:

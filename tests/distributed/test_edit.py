@@ -15,7 +15,7 @@ from auditor.distributed.workers import run_on_workers
 from auditor.fidelity.edit import judge_edit
 from auditor.fidelity.edit_files import RECORDED, RETRAIN, Asked, ask, read_outcome, read_weights, weights_folder
 from auditor.fidelity.removals import Removal
-from auditor.influence import derivatives_along
+from auditor.influence import Derivatives
 from auditor.methods import HIF
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_state
@@ -63,9 +63,8 @@ def sums_of_scores(audit) -> dict[str, float]:
     found = implicit_influence(audit, run, CPU)
     inputs, rows = prepare_scoring(audit, run, CPU), list(REMOVED.rows)
     samples = TrainedRun(audit, run, CPU)
-    derivatives = derivatives_along(
-        samples.network, inputs.directions, samples.train.inputs(np.array(rows)), samples.train.labels[rows]
-    )
+    along = Derivatives(samples.network, inputs.directions)
+    derivatives = along(samples.train.inputs(np.array(rows)), samples.train.labels[rows])
     sums = {method: float(values[rows].sum()) for method, values in found.influence.items()}
     return {**sums, "gif": float((inputs.weights["gif"][rows] * derivatives.numpy()).sum())}
 

@@ -10,7 +10,7 @@ from auditor.distributed.every_step import gif_at_every_step
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.scoring_inputs import prepare_scoring
 from auditor.distributed.trained_run import TrainedRun
-from auditor.influence import derivatives_along
+from auditor.influence import Derivatives
 from auditor.report.ranking import harm
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
@@ -122,7 +122,7 @@ def test_labels_changed_by_hand_are_worse_than_the_others_under_every_baseline(t
     run = train_here(audit, wrong)
     inputs, trained = prepare_scoring(audit, run, CPU), TrainedRun(audit, run, CPU)
     rows = trained.train.inputs(np.arange(200))
-    derivatives = derivatives_along(trained.network, inputs.directions, rows, trained.train.labels).numpy()
+    derivatives = Derivatives(trained.network, inputs.directions)(rows, trained.train.labels).numpy()
     scores = {column: (weights * derivatives).sum(1) for column, weights in inputs.weights.items()}
     scores |= {**inputs.known, "gif_step": gif_at_every_step(audit, run, CPU)}
     variants = ["gif@3", "gif@5", "gif@10", "gif_step"]

@@ -18,7 +18,7 @@ from auditor.distributed.score import score_on_ray
 from auditor.distributed.scoring_inputs import prepare_scoring
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
-from auditor.influence import derivatives_along
+from auditor.influence import Derivatives
 from auditor.storage import RunFolder
 from tests.distributed.builders import config, train_here
 
@@ -41,7 +41,7 @@ def expected(trained):
     audit = config(trained.path, train=TRAIN)
     found, run = prepare_scoring(audit, trained, torch.device("cpu")), TrainedRun(audit, trained, torch.device("cpu"))
     inputs, labels = run.train.inputs(np.arange(ROWS)), run.train.labels
-    derivatives = derivatives_along(run.network, found.directions, inputs, labels).numpy()
+    derivatives = Derivatives(run.network, found.directions)(inputs, labels).numpy()
     gif = (found.weights["gif"] * derivatives).sum(1)
     with torch.no_grad():
         logits = run.model()(inputs)

@@ -20,7 +20,7 @@ from auditor.distributed.loop import new_model
 from auditor.distributed.scoring_inputs import _evenly, prepare_scoring
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
-from auditor.influence import Point, derivatives_along, sample_logits
+from auditor.influence import Derivatives, Point, sample_logits
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 from tests.distributed.builders import config, train_here
@@ -67,7 +67,7 @@ def scoring(audit, methods, seed=0, **changes):
 def scores_of(audit, run, inputs):
     """What the scoring actors make of the inputs, for all rows at once."""
     trained = TrainedRun(audit, run, CPU)
-    derivatives = derivatives_along(trained.network, inputs.directions, *rows_of(run, "train")).numpy()
+    derivatives = Derivatives(trained.network, inputs.directions)(*rows_of(run, "train")).numpy()
     return {column: (weights * derivatives).sum(1) for column, weights in inputs.weights.items()}
 
 
@@ -178,7 +178,7 @@ def test_the_logged_model_is_the_evaluated_one(audit, run, statistics):
 
 def test_the_direction_is_the_gradient_of_validation_loss_statistics_included(audit, run, found):
     """Its square by a finite difference along it, the statistics recomputed at both ends."""
-    gradient = found.directions[0].parameters
+    gradient = found.directions[0][0].parameters
     state = TrajectoryReader(run).state(27)
     square = sum(value.square().sum().item() for value in gradient.values())
     step = 1e-4 / square**0.5
@@ -188,7 +188,7 @@ def test_the_direction_is_the_gradient_of_validation_loss_statistics_included(au
         ends.append(measured(module_at(audit, run, moved), run, "validation")[0])
     assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(square, rel=1e-5)
     for direction in found.directions[1:]:
-        assert all(torch.equal(direction.parameters[name], value) for name, value in gradient.items())
+        assert all(torch.equal(direction[0].parameters[name], value) for name, value in gradient.items())
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -376,7 +376,7 @@ def test_influence_is_measured_on_the_query_and_evaluation_on_the_validation_set
     assert inputs.evaluation["query_loss"] == pytest.approx(query_loss(state.parameters), rel=1e-9)
     assert inputs.evaluation["query"].startswith("the loss on validation sample")
     assert inputs.evaluation["validation_loss"] == found.evaluation["validation_loss"]
-    gradient = inputs.directions[0].parameters
+    gradient = inputs.directions[0][0].parameters
     square = sum(value.square().sum().item() for value in gradient.values())
     step = 1e-4 / square**0.5
     ends = [

@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from auditor.influence import (
-    Direction,
+    Derivatives,
+    Directions,
     Point,
     PreciseStatistics,
-    derivatives_along,
     effective_steps,
     evaluate,
     perturbed_parameters,
@@ -58,7 +58,7 @@ class Training:
 
     def direction(self, step, state, gradient):
         perturbed = perturbed_parameters(self.net, state, [self.batch(step)], 1, self.perturbation)
-        return Direction.along(self.precise, perturbed, state.buffers, gradient)
+        return Directions.along(self.precise, perturbed, state.buffers, [gradient])
 
     def gif(self):
         """One checkpoint a step."""
@@ -70,7 +70,7 @@ class Training:
         for step, state in enumerate(states[:-1]):
             directions.append(self.direction(step, state, gradient))
             exposures[self.batches[step], step] = steps[step] / BATCH
-        scores = (exposures * derivatives_along(self.net, directions, self.inputs, self.labels)).sum(1)
+        scores = (exposures * Derivatives(self.net, directions)(self.inputs, self.labels)).sum(1)
         return scores, states, gradient, steps
 
 
@@ -132,10 +132,9 @@ def test_one_batch_or_many_give_the_same_scores():
     exposures = torch.zeros(ROWS, 3, dtype=F64)
     for step in range(3):
         exposures[training.batches[step], step] = steps[step] / BATCH
+    along = Derivatives(training.net, directions)
     parts = [
-        (
-            exposures[rows] * derivatives_along(training.net, directions, training.inputs[rows], training.labels[rows])
-        ).sum(1)
+        (exposures[rows] * along(training.inputs[rows], training.labels[rows])).sum(1)
         for rows in (slice(0, 5), slice(5, ROWS))
     ]
     torch.testing.assert_close(torch.cat(parts), scores)

@@ -5,10 +5,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from auditor.influence import (
-    Direction,
+    Derivatives,
+    Directions,
     Point,
     PreciseStatistics,
-    derivatives_along,
     query_gradient,
     random_projection,
     sample_logits,
@@ -37,8 +37,8 @@ class Trained:
         """What scoring makes of the tangent, training samples in two chunks."""
         chunks = [(self.inputs[:4], self.labels[:4]), (self.inputs[4:], self.labels[4:])]
         tangent = trak_tangent(self.net, self.precise, self.point, chunks, self.gradient, projection)
-        direction = Direction.along(self.precise, self.state.parameters, self.state.buffers, tangent)
-        return derivatives_along(self.net, [direction], self.inputs, self.labels)[:, 0]
+        directions = Directions.along(self.precise, self.state.parameters, self.state.buffers, [tangent])
+        return Derivatives(self.net, [directions])(self.inputs, self.labels)[:, 0]
 
     def brute_force(self, projection):
         """The paper's formula, gradient by gradient, with the whole projection and all features at once."""

@@ -1,0 +1,67 @@
+"""Directions prepared once for many batches: statistics folded into BatchNorm's weights, and so are their tangents.
+
+What is left is a network of plain parameters. It runs in the memory format that convolutions are fastest in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.nn.functional import cross_entropy
+
+from auditor.influence.directional import Directions
+from auditor.influence.statistics import fold
+from auditor.sam.network import Network
+from auditor.sam.perturbation import Tensors
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A point and Q tangents at it, as a network without precise statistics sees them."""
+
+    network: Network
+    values: Tensors
+    """What the network computes with and what depends on θ."""
+    tangents: Tensors
+    """[Q, ...] of the values' names and shapes."""
+    constants: Tensors
+    """What the network computes with beside them."""
+
+    @classmethod
+    def of(cls, network: Network, directions: Directions) -> Folded:
+        """Fold a point's statistics, and the tangents with them."""
+        point = directions.point
+        layers = {name.rpartition(".")[0] for name in point.statistics}
+        touched = [f"{name}.{kind}" for name in sorted(layers) for kind in ("weight", "bias")]
+
+        def folded(parameters: Tensors, statistics: Tensors) -> Tensors:
+            found = fold(network, parameters, point.buffers, statistics)
+            return {name: found[name] for name in touched}
+
+        def along(parameters: Tensors, statistics: Tensors) -> Tensors:
+            _, derivative, *_ = jvp(folded, (point.parameters, point.statistics), (parameters, statistics))
+            found: Tensors = derivative
+            return found
+
+        with torch.no_grad():
+            every = fold(network, point.parameters, point.buffers, point.statistics)
+            tangents = dict(directions.parameters)
+            if touched:
+                tangents |= vmap(along)(directions.parameters, directions.statistics)
+        values = {name: _fast(every[name]) for name in tangents}
+        constants = {name: value for name, value in every.items() if name not in values}
+        return cls(network, values, tangents, constants)
+
+    def losses(self, values: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        """l_k [m] of inputs [m, ...] and labels [m]."""
+        logits = self.network.evaluate(values, self.constants, _fast(inputs))
+        return cross_entropy(logits, labels, reduction="none")
+
+
+def _fast(values: Tensor) -> Tensor:
+    """Images and kernels with their channels innermost: measured on CPUs, a fifth less time for the same numbers."""
+    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
