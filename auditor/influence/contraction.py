@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from auditor.influence.attention import plain_attention
 from auditor.influence.folded import Folded
-from auditor.sam.perturbation import Tensors
 
 _Moments = tuple[Any, Any]
 """Mean and variance, [channels], that BatchNorm normalises with; None for other layers."""
