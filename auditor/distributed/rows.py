@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.expressions import col
 from torch import Tensor
 
 from auditor.config import Config, parse_config
@@ -45,7 +47,13 @@ class RowReader:
 
 
 def over_rows(
-    config: Config, run: RunFolder, dataset: Dataset, actor: type, prepared: ray.ObjectRef, batch_size: int | None
+    config: Config,
+    run: RunFolder,
+    dataset: Dataset,
+    actor: type,
+    prepared: ray.ObjectRef,
+    batch_size: int | None,
+    only: Sequence[int] | None = None,
 ) -> ray.data.Dataset:
     """The training snapshot (row, sample_id, image or features, label) through a pool of actors.
 
@@ -56,6 +64,7 @@ def over_rows(
         actor: A class that is made of (settings, uri, prepared) and called with tables.
         prepared: Reference of what all actors need.
         batch_size: Rows a table; None for whole blocks.
+        only: Which rows; all by default.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False  # ours is shown
@@ -63,22 +72,21 @@ def over_rows(
     context.use_datasource_v2 = False
     rows, actors = dataset.splits["train"].rows, config.resources.score_actors
     block = int(np.clip(-(-rows // (4 * actors)), config.score.batch_size, 8192))
-    return (
-        ray.data.read_parquet(
-            run.full("dataset/train"),
-            filesystem=run.filesystem,
-            columns=["row", "sample_id", _inputs_column(dataset), "label"],
-            num_cpus=1,
-        )
-        .repartition(target_num_rows_per_block=block)
-        .map_batches(
-            actor,
-            fn_constructor_args=(config.model_dump(mode="json"), run.uri, prepared),
-            batch_format="pyarrow",
-            batch_size=batch_size,
-            compute=ActorPoolStrategy(size=actors),
-            **reserved(config),
-        )
+    stream = ray.data.read_parquet(
+        run.full("dataset/train"),
+        filesystem=run.filesystem,
+        columns=["row", "sample_id", _inputs_column(dataset), "label"],
+        num_cpus=1,
+    )
+    if only is not None:
+        stream = stream.filter(expr=col("row").is_in(list(only)))
+    return stream.repartition(target_num_rows_per_block=block).map_batches(
+        actor,
+        fn_constructor_args=(config.model_dump(mode="json"), run.uri, prepared),
+        batch_format="pyarrow",
+        batch_size=batch_size,
+        compute=ActorPoolStrategy(size=actors),
+        **reserved(config),
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import torch
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from auditor.config import Config
 from auditor.data import Dataset
 from auditor.distributed.journal import look_interval
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
+from auditor.distributed.score_files import ScoreFiles
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.errors import StageError
 from auditor.influence import Derivatives, sample_logits
@@ -26,12 +27,17 @@ from auditor.storage import FORMAT_VERSION, RunFolder
 
 SCORES = "scores"
 EVALUATION = "evaluation.json"
+_AT_ONCE = ("loss", "margin")
+"""Methods that a forward pass gives."""
+
+log = logging.getLogger("auditor")
 
 
 def score_on_ray(config: Config, run: RunFolder) -> int:
     """Score the training samples on the connected Ray cluster.
 
-    Writes evaluation.json and scores/*.parquet; scores that are there already are left alone.
+    Writes evaluation.json and scores/*.parquet; scores that are there already are left alone, and of an attempt that
+    was cut short the blocks that it had written.
 
     Args:
         config: The audit.
@@ -47,22 +53,28 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
     rows = dataset.splits["train"].rows
     if run.exists(SCORES):
         return rows
-    prepared, evaluation = _prepared(config, run)
+    prepared, evaluation, columns = _prepared(config, run)
     run.write_json(EVALUATION, evaluation)
 
     aside = f".{SCORES}"
-    run.remove(aside)
     run.make(aside)
-    pipeline = over_rows(config, run, dataset, Scorer, prepared, config.score.batch_size)
-    written = _Written(run, aside)
-    try:
-        with (
-            Progress("score", rows, "samples") as bar,
-            Watch(lambda: bar.reach(written.rows()), look_interval(run)),
-        ):
-            pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 1})
-    except ray.exceptions.RayError as error:
-        raise StageError(f"scoring gave up: {cause(error)}") from error
+    written = ScoreFiles(run, aside)
+    known = written.keep(columns)
+    if known:
+        log.info("score: %s samples were scored before", f"{len(known):,}")
+    if len(known) < rows:
+        ids = run.read_table("dataset/train", columns=["sample_id"])["sample_id"].to_pylist()
+        left = [row for row, sample_id in enumerate(ids) if sample_id not in known]
+        only = left if known else None
+        pipeline = over_rows(config, run, dataset, Scorer, prepared, config.score.batch_size, only)
+        try:
+            with (
+                Progress("score", rows, "samples", len(known)) as bar,
+                Watch(lambda: bar.reach(written.rows()), look_interval(run)),
+            ):
+                pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 1})
+        except ray.exceptions.RayError as error:
+            raise StageError(f"scoring gave up: {cause(error)}") from error
     _check(run.read_table(aside, columns=["sample_id"]), rows)
     run.replace(aside, SCORES)
     return rows
@@ -115,40 +127,30 @@ class Scorer:
         return scored
 
 
-class _Written:
-    """Counts the rows of the score files that are there so far; each file is opened once."""
-
-    def __init__(self, run: RunFolder, folder: str) -> None:
-        self._run = run
-        self._folder = folder
-        self._counted: dict[str, int] = {}
-
-    def rows(self) -> int:
-        for name in self._run.names(self._folder):
-            if name not in self._counted:
-                path = self._run.full(f"{self._folder}/{name}")
-                self._counted[name] = pq.read_metadata(path, filesystem=self._run.filesystem).num_rows
-        return sum(self._counted.values())
-
-
-def _prepared(config: Config, run: RunFolder) -> tuple[ray.ObjectRef, dict[str, Any]]:
-    """What the actors need, in the object store, and the evaluation beside it.
+def _prepared(config: Config, run: RunFolder) -> tuple[ray.ObjectRef, dict[str, Any], list[str]]:
+    """What the actors need, in the object store, and the evaluation and the columns of the scores beside it.
 
     Computed where the accelerators are; without any, here: that saves a process and its imports.
     """
     if not config.resources.gpus_per_worker:
         found = _prepare(config, run)
-        return ray.put(found), found.evaluation
+        return ray.put(found), found.evaluation, _columns(config, found)
 
-    def remotely() -> tuple[ScoringInputs, dict[str, Any]]:
+    def remotely() -> tuple[ScoringInputs, tuple[dict[str, Any], list[str]]]:
         found = _prepare(config, run)
-        return found, found.evaluation
+        return found, (found.evaluation, _columns(config, found))
 
-    inputs, evaluation = ray.remote(num_returns=2, **reserved(config))(remotely).remote()
+    inputs, beside = ray.remote(num_returns=2, **reserved(config))(remotely).remote()
     try:
-        return inputs, ray.get(evaluation)
+        return inputs, *ray.get(beside)
     except ray.exceptions.RayError as error:
         raise StageError(f"scoring could not be prepared: {cause(error)}") from error
+
+
+def _columns(config: Config, prepared: ScoringInputs) -> list[str]:
+    """Of the tables that a `Scorer` makes."""
+    scores = [*prepared.known, *prepared.weights, *(name for name in _AT_ONCE if name in config.score.methods)]
+    return ["sample_id", "label", *in_order(scores), "suggested_label", "suggested_probability"]
 
 
 def _prepare(config: Config, run: RunFolder) -> ScoringInputs:

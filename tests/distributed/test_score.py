@@ -141,6 +141,31 @@ def test_a_killed_actor_costs_no_sample_and_doubles_none(trained, expected, ray_
     assert_scored(run, expected)
 
 
+def test_blocks_that_a_stopped_attempt_has_written_are_not_scored_again(trained, expected, ray_cluster, tmp_path):
+    run = copied(trained, tmp_path / "run")
+    audit = config(run.path, train=TRAIN, score={"batch_size": 32})
+    score_on_ray(audit, run)
+    names = run.names("scores")
+    whole, cut, gone = names[:-2], names[-2], names[-1]
+    # As a kill leaves it: whole files, one that was being written, and some that were never begun.
+    contents = {name: run.read_bytes(f"scores/{name}") for name in names}
+    run.remove("scores")
+    for name in whole:
+        run.write_bytes(f".scores/{name}", contents[name])
+    run.write_bytes(f".scores/{cut}", contents[cut][:-100])
+    run.write_bytes(".scores/foreign.parquet", contents[gone][:-1])
+    assert len(whole) >= 2
+    assert score_on_ray(audit, run) == ROWS
+    assert_scored(run, expected)
+    assert {name: run.read_bytes(f"scores/{name}") for name in whole} == {name: contents[name] for name in whole}
+    again = sum(len(run.read_table(f"scores/{name}")) for name in run.names("scores") if name not in whole)
+    assert again == ROWS - sum(len(run.read_table(f"scores/{name}")) for name in whole)
+    # Killed between the last block and the move into place: nothing is left to score.
+    run.replace("scores", ".scores")
+    assert score_on_ray(audit, run) == ROWS
+    assert_scored(run, expected)
+
+
 def test_a_score_that_is_no_number_stops_scoring_with_the_samples_name(trained, ray_cluster, tmp_path):
     run = copied(trained, tmp_path / "run")
     samples = TrainedRun(config(run.path, train=TRAIN), run, torch.device("cpu")).train

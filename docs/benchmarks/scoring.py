@@ -1,0 +1,317 @@
+"""What scoring costs beside other libraries: `python docs/benchmarks/scoring.py`, after `pip install 'auditor[peers]'`.
+
+Gradients of all training rows times the gradient of one query sample, at one checkpoint, of one network with random
+rows. Each contender runs in a process of its own, in turns with forward passes over the same rows: the unit of time.
+Its scores are checked against those of a dual forward pass over the parameters that it knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from auditor.influence import Derivatives, Directions, Point, PreciseStatistics, query_gradient, sample_logits
+from auditor.influence.ekfac import EKFAC
+from auditor.models import build_model
+from auditor.sam import Network
+
+CLASSES = 10
+NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "demo": ({"widths": [16, 32]}, (1, 8, 8)),
+    "cifar": ({}, (3, 32, 32)),
+    "resnet9": ({"widths": [64, 128, 256], "blocks": 1}, (3, 32, 32)),
+}
+Everything = Callable[[str], bool]
+
+
+class Problem:
+    """A network, training rows and one query sample."""
+
+    def __init__(self, network: str, rows: int, batch: int, device: str) -> None:
+        args, shape = NETWORKS[network]
+        self.settings, self.batch, self.device = (args, shape), batch, torch.device(device)
+        torch.manual_seed(0)
+        self.model = build_model("resnet", args, shape, CLASSES, seed=0).to(self.device).eval()
+        self.network = Network(self.model)
+        self.parameters, self.buffers = self.network.parameters(), self.network.buffers()
+        # Running statistics, which are all that the others know.
+        self.precise = PreciseStatistics(self.network, ())
+        self.point = Point.at(self.precise, self.parameters, self.buffers)
+        self.inputs = torch.randn(rows, *shape, device=self.device)
+        self.labels = torch.arange(rows, device=self.device) % CLASSES
+        self.query = torch.randn(1, *shape, device=self.device), torch.tensor([3], device=self.device)
+        self.data = TensorDataset(self.inputs, self.labels)
+
+    def batches(self) -> DataLoader[Any]:
+        return DataLoader(self.data, batch_size=self.batch, shuffle=False)
+
+    def forward(self) -> None:
+        with torch.no_grad():
+            for inputs, _ in self.batches():
+                sample_logits(self.network, self.point, inputs)
+
+    def gradient(self) -> dict[str, Tensor]:
+        return query_gradient(self.network, self.precise, self.point, [self.query])
+
+    def along(self, tangents: list[dict[str, Tensor]]) -> Tensor:
+        """[rows, tangents]"""
+        many = Directions.along(self.precise, self.parameters, self.buffers, tangents)
+        derivatives = Derivatives(self.network, [many])
+        return torch.cat([derivatives(inputs, labels) for inputs, labels in self.batches()])
+
+    def outside_norms(self, name: str) -> bool:
+        """Whether a parameter is none of BatchNorm's, which not all libraries know."""
+        return name.rpartition(".")[0] not in self.network.norms
+
+    def reference(self, known: Everything) -> Tensor:
+        """[rows], over the parameters that a contender knows."""
+        tangent = {name: value if known(name) else torch.zeros_like(value) for name, value in self.gradient().items()}
+        return self.along([tangent])[:, 0]
+
+
+def every(_: str) -> bool:
+    return True
+
+
+def ours(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+    return lambda: problem.along([problem.gradient()])[:, 0], every
+
+
+def ours_ekfac(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+    def run() -> Tensor:
+        factors = EKFAC(problem.model, list(problem.batches()), seed=0)
+        return problem.along([factors.inverse(0.01)(problem.gradient())])[:, 0]
+
+    return run, None
+
+
+def captum(problem: Problem, folder: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+    from captum.influence import TracInCP
+
+    tracin = TracInCP(
+        problem.model,
+        problem.data,
+        [_saved(problem, folder)],
+        _load,
+        loss_fn=nn.CrossEntropyLoss(reduction="sum"),
+        batch_size=problem.batch,
+        sample_wise_grads_per_batch=True,
+    )
+    loader = DataLoader(TensorDataset(*problem.query), batch_size=1)
+    return lambda: tracin.influence(loader, aggregate=True)[0], problem.outside_norms
+
+
+def captum_fast(problem: Problem, folder: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+    from captum.influence import TracInCPFast
+
+    tracin = TracInCPFast(
+        problem.model,
+        problem.model[-1],
+        problem.data,
+        [_saved(problem, folder)],
+        _load,
+        loss_fn=nn.CrossEntropyLoss(reduction="sum"),
+        batch_size=problem.batch,
+    )
+    weight = f"{len(problem.model) - 1}.weight"
+    return lambda: tracin.influence(problem.query)[0], lambda name: name == weight
+
+
+def dattri(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+    from dattri.algorithm.tracin import TracInAttributor
+    from dattri.task import AttributionTask
+
+    def loss(parameters: Any, pair: tuple[Tensor, Tensor]) -> Tensor:
+        image, label = pair
+        logits = torch.func.functional_call(problem.model, parameters, (image.unsqueeze(0),))
+        return cross_entropy(logits, label.unsqueeze(0))
+
+    task = AttributionTask(loss, problem.model, dict(problem.model.state_dict()))
+    tracin = TracInAttributor(task, torch.ones(1), normalized_grad=False, device=str(problem.device))
+    tracin.projector_kwargs = None  # its gradients whole; by default they are projected to 512 numbers
+    query = DataLoader(TensorDataset(*problem.query), batch_size=1)
+    return lambda: tracin.attribute(problem.batches(), query)[:, 0], every
+
+
+def kronfluence(strategy: str, factors: bool) -> Callable[..., tuple[Callable[[], Tensor], Everything | None]]:
+    def prepare(problem: Problem, folder: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+        from kronfluence import Analyzer, FactorArguments, ScoreArguments, Task, prepare_model
+
+        class Classification(Task):  # type: ignore[misc]
+            def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
+                logits = model(batch[0])
+                with torch.no_grad():
+                    drawn = logits.softmax(1).multinomial(1)[:, 0] if sample else batch[1]
+                return cross_entropy(logits, drawn, reduction="sum")
+
+            def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
+                return cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+        task = Classification()
+        args, shape = problem.settings
+        model = build_model("resnet", args, shape, CLASSES, seed=0).to(problem.device).eval()
+        analyzer = Analyzer(
+            "peers",
+            prepare_model(model, task),
+            task,
+            cpu=problem.device.type == "cpu",
+            disable_tqdm=True,
+            output_dir=str(folder),
+        )
+        sizes = {"per_device_batch_size": problem.batch, "overwrite_output_dir": True}
+
+        def fit() -> None:
+            analyzer.fit_all_factors("factors", problem.data, factor_args=FactorArguments(strategy=strategy), **sizes)
+
+        if strategy != "identity" and not factors:
+            fit()
+
+        def run() -> Tensor:
+            if strategy == "identity" or factors:
+                fit()
+            analyzer.compute_pairwise_scores(
+                "scores",
+                "factors",
+                query_dataset=TensorDataset(*problem.query),
+                train_dataset=problem.data,
+                per_device_query_batch_size=1,
+                per_device_train_batch_size=problem.batch,
+                score_args=ScoreArguments(damping_factor=0.01),
+                overwrite_output_dir=True,
+            )
+            found: Tensor = analyzer.load_pairwise_scores("scores")["all_modules"][0]
+            return found
+
+        return run, problem.outside_norms if strategy == "identity" else None
+
+    return prepare
+
+
+CONTENDERS: dict[str, Callable[..., tuple[Callable[[], Tensor], Everything | None]]] = {
+    "auditor, one query": ours,
+    "captum TracInCP": captum,
+    "captum TracInCPFast (last layer alone)": captum_fast,
+    "dattri TracIn": dattri,
+    "kronfluence, identity": kronfluence("identity", factors=False),
+    "kronfluence, EK-FAC, its factors known": kronfluence("ekfac", factors=False),
+    "kronfluence, EK-FAC with its factors": kronfluence("ekfac", factors=True),
+    "auditor, EK-FAC with its factors": ours_ekfac,
+}
+
+
+def _saved(problem: Problem, folder: Path) -> str:
+    path = folder / "model.pt"
+    torch.save(problem.model.state_dict(), path)
+    return str(path)
+
+
+def _load(model: nn.Module, path: str) -> float:
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return 1.0
+
+
+def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Time and memory of one contender, in this process."""
+    torch.set_num_threads(given.threads)
+    problem = Problem(given.network, given.rows, given.batch, given.device)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            run, known = CONTENDERS[name](problem, Path(folder))
+        except ImportError:
+            return {"missing": True}
+        problem.forward()
+        found = run().detach().double().cpu()
+        error = None
+        if known is not None:
+            expected = problem.reference(known).cpu()
+            error = float((found - expected).norm() / expected.norm())
+        forward, own = [], []
+        for _ in range(given.repeats):
+            forward.append(_seconds(problem.forward, problem.device))
+            own.append(_seconds(run, problem.device))
+        memory = {
+            "forward": _peak(problem.forward, problem.device),
+            "own": _peak(run, problem.device),
+        }
+    return {"ratio": min(own) / min(forward), "seconds": min(own), "error": error, "memory": memory}
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """CPU time on a CPU, since the machine may be shared; time by the clock on an accelerator."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    _wait(device)
+    began = clock()
+    work()
+    _wait(device)
+    return clock() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(work: Callable[[], object], device: torch.device) -> float:
+    """MiB that work takes beside what was there before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = _status("VmRSS")
+    work()
+    return max(0.0, (_status("VmHWM") - before) / 1024)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="cifar")
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only")
+    given = parser.parse_args()
+    if given.only:
+        print(json.dumps(measure(given.only, given)))
+        return
+    print("| | forward passes | peak memory, MiB (a forward pass takes) | difference to the dual forward pass |")
+    print("| --- | ---: | ---: | ---: |")
+    for name in CONTENDERS:
+        command = [sys.executable, "-W", "ignore", *sys.argv, "--only", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise SystemExit(f"{name}:\n{done.stderr[-3000:]}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        if found.get("missing"):
+            print(f"| {name} | not installed | | |", flush=True)
+            continue
+        memory, error = found["memory"], found["error"]
+        shown = "another matrix" if error is None else f"{error:.1e}"
+        print(
+            f"| {name} | {found['ratio']:.1f} | {memory['own']:.0f} ({memory['forward']:.0f}) | {shown} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
