@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.data import Dataset
-from auditor.distributed.explain_inputs import ExplainInputs, Images, prepare_explaining
+from auditor.distributed.explain_inputs import Explaining, Images, Retrained, Sensitivity
+from auditor.distributed.remarks import pass_on
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
+from auditor.distributed.shared import share_tensors
 from auditor.errors import StageError
 from auditor.fidelity.agreement import FEWEST, spearman
 from auditor.fidelity.verification import read_effects
@@ -54,7 +58,8 @@ def explain_on_ray(config: Config, run: RunFolder) -> None:
     """Explain misclassified validation images on the connected Ray cluster.
 
     Writes explain/images.parquet, explain/influence.parquet and explain/explain.json, over earlier ones. No matrix of
-    training samples by images is ever held: each actor keeps a running list for each image.
+    training samples by images is ever held: each actor keeps a running list for each image, and where not all images'
+    directions have room at once, the training rows are passed over for some images at a time.
 
     Args:
         config: The audit.
@@ -64,32 +69,49 @@ def explain_on_ray(config: Config, run: RunFolder) -> None:
         StageError: Training has not ended, or an influence is not finite.
     """
     dataset = Dataset.load(run)
+    rows = dataset.splits["train"].rows
     try:
-        inputs = _prepared(config, run)
+        images, retrained, parts = _prepared(config, run)
     except ray.exceptions.RayError as error:
         raise StageError(f"explain could not be prepared: {cause(error)}") from error
     except UnsolvableError as error:
         raise StageError(f"explain.method is ekfac: {error}") from error
-    images, retrained = inputs.images, inputs.retrained
-    extremes = Extremes(len(images.rows), config.explain.samples)
-    predicted = np.zeros(retrained.effects.shape)
-    if len(images.rows):
-        pipeline = over_rows(config, run, dataset, Explainer, ray.put(inputs), batch_size=None)
-        try:
-            with Progress("explain", dataset.splits["train"].rows, "samples") as bar:
-                for block in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
-                    for line in block.to_pylist():
-                        shape = (len(images.rows), -1)
-                        extremes.merge(np.reshape(line["rows"], shape), np.reshape(line["influence"], shape))
-                        predicted += np.reshape(line["predicted"], predicted.shape)
-                        bar.advance(line["samples"])
-        except ray.exceptions.RayError as error:
-            raise StageError(f"explain gave up: {cause(error)}") from error
+    extremes: list[Extremes] = []
+    predicted = np.zeros((len(retrained.effects), 0))
+    try:
+        with Progress("explain", rows * len(parts), "samples") as bar:
+            for part in parts:
+                pipeline = over_rows(config, run, dataset, Explainer, part, batch_size=None)
+                some, sums = _gathered(pipeline, config.explain.samples, len(retrained.effects), bar)
+                extremes.append(some)
+                predicted = np.concatenate([predicted, sums], axis=1)
+    except ray.exceptions.RayError as error:
+        raise StageError(f"explain gave up: {cause(error)}") from error
+    pass_on(run, "explain")
     agreement = [
         float(spearman(predicted[:, image], retrained.effects[:, image])) if len(predicted) >= FEWEST else None
         for image in range(len(images.rows))
     ]
     _write(config, run, images, extremes, agreement, len(retrained.rows))
+
+
+def _gathered(
+    pipeline: ray.data.Dataset, samples: int, subsets: int, bar: Progress
+) -> tuple[Extremes, NDArray[np.float64]]:
+    """The lists of all blocks merged, and their sums over left-out subsets added up, [subsets, M]."""
+    lines = (
+        line for block in pipeline.iter_batches(batch_size=None, batch_format="pyarrow") for line in block.to_pylist()
+    )
+    extremes, sums = None, np.zeros((subsets, 0))
+    for line in lines:
+        images = line["images"]
+        if extremes is None:
+            extremes, sums = Extremes(images, samples), np.zeros((subsets, images))
+        extremes.merge(np.reshape(line["rows"], (images, -1)), np.reshape(line["influence"], (images, -1)))
+        sums += np.reshape(line["predicted"], sums.shape)
+        bar.advance(line["samples"])
+    assert extremes is not None, "there are training rows"  # noqa: S101
+    return extremes, sums
 
 
 def is_explained(config: Config, run: RunFolder) -> bool:
@@ -112,51 +134,50 @@ class Explainer:
     Args:
         settings: The configuration, as plain values.
         uri: The run folder.
-        prepared: Reference of the inputs, read from the object store once a node.
+        prepared: Reference of a `Sensitivity`, read from the object store once a node.
     """
 
     def __init__(self, settings: dict[str, Any], uri: str, prepared: ray.ObjectRef) -> None:
         self.reader = RowReader(settings, uri)
-        self.inputs: ExplainInputs = ray.get(prepared)
-        on_device = [some.to(self.reader.device) for some in self.inputs.directions]
+        self.found: Sensitivity = ray.get(prepared)
+        on_device = [some.to(self.reader.device) for some in self.found.directions]
         self.derivatives = Derivatives(self.reader.network, on_device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One row a block: its most influential samples, and what leaving out its part of each subset would do."""
-        images, left_out = len(self.inputs.images.rows), self.inputs.retrained.rows
-        config = self.reader.config
-        extremes = Extremes(images, config.explain.samples)
+        images, left_out = len(self.found), self.found.left_out
+        extremes = Extremes(images, self.reader.config.explain.samples)
         predicted = np.zeros((len(left_out), images))
-        for first in range(0, len(block), config.score.batch_size):
-            batch = block.slice(first, config.score.batch_size)
-            rows = np.asarray(batch["row"].to_numpy(), dtype=np.int64)
-            influence = self._influence(batch, rows)
-            if not np.isfinite(influence).all():
-                sample = batch["sample_id"][int(np.nonzero(~np.isfinite(influence))[0][0])].as_py()
-                raise StageError(f"the influence of sample {sample!r} is not finite")
+        for rows, influence in self.reader.in_parts(block, self._influence):
             extremes.add(rows, influence)
             for place, removed in enumerate(left_out):
                 predicted[place] += influence[np.isin(rows, removed)].sum(axis=0)
         kept_rows, kept = extremes.kept()
         line = {
             "samples": len(block),
+            "images": images,
             "rows": kept_rows.ravel().tolist(),
             "influence": kept.ravel().tolist(),
             "predicted": predicted.ravel().tolist(),
         }
         return pa.Table.from_pylist([line], schema=_SCHEMA)
 
-    def _influence(self, batch: pa.Table, rows: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:
-        """Of each sample on each image, [m, M]."""
+    def _influence(self, batch: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rows [m], and the influence of each on each image, [m, M]."""
+        rows = np.asarray(batch["row"].to_numpy(), dtype=np.int64)
         along = self.derivatives(*self.reader.tensors(batch)).cpu().numpy()
-        weights = self.inputs.weights[rows]
-        summed = np.einsum("kp,kpz->kz", weights, along.reshape(len(rows), weights.shape[1], -1))
-        return np.asarray(summed)
+        weights = self.found.weights[rows]
+        influence = np.einsum("kp,kpz->kz", weights, along.reshape(len(rows), weights.shape[1], -1))
+        if not np.isfinite(influence).all():
+            sample = batch["sample_id"][int(np.nonzero(~np.isfinite(influence))[0][0])].as_py()
+            raise StageError(f"the influence of sample {sample!r} is not finite")
+        return rows, influence
 
 
 _SCHEMA = pa.schema(
     [
         ("samples", pa.int64()),
+        ("images", pa.int64()),
         ("rows", pa.list_(pa.int64())),
         ("influence", pa.list_(pa.float64())),
         ("predicted", pa.list_(pa.float64())),
@@ -164,28 +185,41 @@ _SCHEMA = pa.schema(
 )
 
 
-def _prepared(config: Config, run: RunFolder) -> ExplainInputs:
-    """Computed where the accelerators are; without any, here."""
+def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[ray.ObjectRef]]:
+    """Images, retrainings, and a `Sensitivity` for some images at a time, in the object store.
+
+    Computed where the accelerators are; without any, here.
+    """
     if not config.resources.gpus_per_worker:
         torch.set_num_threads(config.resources.cpus_per_worker)
-        return prepare_explaining(config, run, device_of(config))
-    remotely = ray.remote(**reserved(config))(prepare_explaining)
-    found: ExplainInputs = ray.get(remotely.remote(config, run, device_of(config)))
-    return found
+        explaining = Explaining(config, run, device_of(config))
+        share_tensors()
+        return explaining.images, explaining.retrained, [ray.put(part) for part in explaining.parts()]
+
+    def remotely() -> Iterator[object]:
+        explaining = Explaining(config, run, device_of(config))
+        share_tensors()
+        yield explaining.images, explaining.retrained
+        yield from explaining.parts()
+
+    streamed = ray.remote(num_returns="streaming", **reserved(config))(remotely).remote()
+    images, retrained = ray.get(next(streamed))
+    return images, retrained, list(streamed)
 
 
 def _write(
     config: Config,
     run: RunFolder,
     images: Images,
-    extremes: Extremes,
+    extremes: list[Extremes],
     agreement: list[float | None],
     retrainings: int,
 ) -> None:
+    places = [(some, query) for some in extremes for query in range(len(some))]
     lines = [
-        (images.sample_ids[image], side, rank, row, influence)
-        for image in range(len(images.rows))
-        for side, found in (("helped", extremes.helpful(image)), ("harmed", extremes.harmful(image)))
+        (sample_id, side, rank, row, influence)
+        for sample_id, (some, query) in zip(images.sample_ids, places, strict=True)
+        for side, found in (("helped", some.helpful(query)), ("harmed", some.harmful(query)))
         for rank, (row, influence) in enumerate(found, start=1)
     ]
     image_ids, sides, ranks, rows, values = zip(*lines, strict=True) if lines else [()] * 5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from auditor.fidelity.removals import Removal
 from auditor.fidelity.verification import losses_file, read_effects
 from auditor.influence import Directions, Point, query_gradient
 from auditor.influence.ekfac import EKFAC
+from auditor.sam import Tensors
 from auditor.storage import RunFolder
 
 _CPU = torch.device("cpu")
@@ -53,19 +56,22 @@ class Retrained:
 
 
 @dataclass(frozen=True)
-class ExplainInputs:
-    """Everything an actor needs beside the samples. All tensors on the CPU."""
+class Sensitivity:
+    """What the losses of some images are sensitive to: what an actor needs beside the samples. Tensors on the CPU."""
 
     directions: tuple[Directions, ...]
     """For each point, one tangent an image."""
     weights: NDArray[np.float64]
     """W [training rows, points]: influence on image z is Σ_p W[k, p] ⟨∇l_k(θ_p), v_{p,z}⟩."""
-    images: Images
-    retrained: Retrained
+    left_out: list[NDArray[np.int64]]
+    """Training rows, ascending, of each retraining to predict."""
+
+    def __len__(self) -> int:
+        return len(self.directions[0])
 
 
-def prepare_explaining(config: Config, run: RunFolder, device: torch.device) -> ExplainInputs:
-    """Find the images and compute the directions that their losses are sensitive to.
+class Explaining:
+    """The images to explain, the retrainings to judge by, and directions for some images at a time.
 
     Args:
         config: The audit.
@@ -74,13 +80,52 @@ def prepare_explaining(config: Config, run: RunFolder, device: torch.device) -> 
 
     Raises:
         StageError: Training has not ended.
-        UnsolvableError: `explain.method` is `ekfac`, which knows no layer of the model.
     """
-    trained = TrainedRun(config, run, device)
-    point = trained.point(trained.manifest.steps)
-    images = _images(trained, point, config.explain.images)
-    directions, weights = _directions(trained, point, images)
-    return ExplainInputs(tuple(some.to(_CPU) for some in directions), weights, images, _retrained(run, images))
+
+    def __init__(self, config: Config, run: RunFolder, device: torch.device) -> None:
+        self._trained = TrainedRun(config, run, device)
+        self._point = self._trained.point(self._trained.manifest.steps)
+        self.images = _images(self._trained, self._point, config.explain.images)
+        self.retrained = _retrained(run, self.images)
+
+    def parts(self) -> Iterator[Sensitivity]:
+        """As many images at a time as `explain.memory_gib` has room for, in order.
+
+        Raises:
+            UnsolvableError: `explain.method` is `ekfac`, which knows no layer of the model.
+        """
+        tensors = [*self._point.parameters.values(), *self._point.statistics.values()]
+        bytes_an_image = sum(value.nbytes for value in tensors) * self._points
+        size = max(1, int(self._trained.config.explain.memory_gib * 2**30) // bytes_an_image)
+        for first in range(0, len(self.images.rows), size):
+            yield self._sensitivity(self.images.rows[first : first + size])
+
+    def _sensitivity(self, rows: NDArray[np.int64]) -> Sensitivity:
+        trained, point = self._trained, self._point
+        gradients = [
+            query_gradient(trained.network, trained.precise, point, trained.chunks("validation", np.array([row])))
+            for row in rows
+        ]
+        if trained.config.explain.method == "gif":
+            checkpoints = used_checkpoints(trained)
+            directions = gif_directions(trained, checkpoints, gradients)
+            weights = exposures(trained, trained.step_sizes(), checkpoints)
+        else:
+            tangents = [self._solve(gradient) for gradient in gradients]
+            directions = [Directions.along(trained.precise, point.parameters, point.buffers, tangents)]
+            weights = np.full((trained.manifest.rows, 1), 1.0 / trained.manifest.rows)
+        return Sensitivity(tuple(some.to(_CPU) for some in directions), weights, self.retrained.rows)
+
+    @property
+    def _points(self) -> int:
+        return len(used_checkpoints(self._trained)) if self._trained.config.explain.method == "gif" else 1
+
+    @cached_property
+    def _solve(self) -> Callable[[Mapping[str, Tensor]], Tensors]:
+        trained = self._trained
+        factors = EKFAC(trained.model(), trained.chunks("train"), counters.seed_of("ekfac", trained.config.seed))
+        shift = trained.manifest.optimizer["weight_decay"] + trained.config.explain.damping
+        return factors.inverse(shift)
 
 
 def _images(trained: TrainedRun, point: Point, count: int) -> Images:
@@ -102,25 +147,6 @@ def _images(trained: TrainedRun, point: Point, count: int) -> Images:
         losses=of(losses),
         misclassified=len(wrong),
     )
-
-
-def _directions(trained: TrainedRun, point: Point, images: Images) -> tuple[list[Directions], NDArray[np.float64]]:
-    """Directions of `explain.method`, and W; see `ExplainInputs`."""
-    settings, manifest = trained.config.explain, trained.manifest
-    gradients = [
-        query_gradient(trained.network, trained.precise, point, trained.chunks("validation", np.array([row])))
-        for row in images.rows
-    ]
-    if not gradients:
-        return [], np.empty((manifest.rows, 0))
-    if settings.method == "gif":
-        checkpoints = used_checkpoints(trained)
-        return gif_directions(trained, checkpoints, gradients), exposures(trained, trained.step_sizes(), checkpoints)
-    factors = EKFAC(trained.model(), trained.chunks("train"), counters.seed_of("ekfac", trained.config.seed))
-    solve = factors.inverse(manifest.optimizer["weight_decay"] + settings.damping)
-    tangents = [solve(gradient) for gradient in gradients]
-    directions = [Directions.along(trained.precise, point.parameters, point.buffers, tangents)]
-    return directions, np.full((manifest.rows, 1), 1.0 / manifest.rows)
 
 
 def _retrained(run: RunFolder, images: Images) -> Retrained:

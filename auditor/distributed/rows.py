@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,13 @@ from torch import Tensor
 from auditor.config import Config, parse_config
 from auditor.data import Dataset, inputs_of_batch
 from auditor.distributed.loop import dtype_of, new_model
+from auditor.distributed.remarks import remark
 from auditor.distributed.room import worker_resources
 from auditor.errors import StageError
 from auditor.sam import Network
 from auditor.storage import RunFolder
+
+T = TypeVar("T")
 
 _OURS = f"{StageError.__module__}.{StageError.__qualname__}: "
 
@@ -36,7 +39,10 @@ class RowReader:
         self.config = parse_config(settings)
         torch.set_num_threads(self.config.resources.cpus_per_worker)
         self.device = device_of(self.config)
-        self._dataset = Dataset.load(RunFolder(uri))
+        self.run = RunFolder(uri)
+        self.rows = self.config.score.batch_size
+        """Rows at a time that memory has had room for so far."""
+        self._dataset = Dataset.load(self.run)
         self.network = Network(new_model(self.config, self._dataset).to(self.device))
 
     def tensors(self, batch: pa.Table) -> tuple[Tensor, Tensor]:
@@ -44,6 +50,31 @@ class RowReader:
         inputs = inputs_of_batch(batch[_inputs_column(self._dataset)], self._dataset, dtype_of(self.config))
         labels = torch.as_tensor(batch["label"].to_numpy().astype(np.int64), device=self.device)
         return inputs.to(self.device), labels
+
+    def in_parts(self, table: pa.Table, work: Callable[[pa.Table], T]) -> Iterator[T]:
+        """What some work makes of a table, a batch at a time; where memory runs out, batches are halved from there on.
+
+        Args:
+            table: Training rows.
+            work: Done on each part; again, in halves, where it runs out of an accelerator's memory.
+
+        Raises:
+            StageError: Memory has no room for a single row.
+        """
+        first = 0
+        while first < len(table):
+            part = table.slice(first, self.rows)
+            try:
+                found = work(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise StageError("the device has no memory for a single sample") from None
+                self.rows = len(part) // 2
+                torch.cuda.empty_cache()
+                remark(self.run, f"memory had no room for {len(part)} samples at a time; it went on with {self.rows}")
+            else:
+                first += len(part)
+                yield found
 
 
 def over_rows(

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from auditor.config import Config
 from auditor.data import Dataset
 from auditor.distributed.journal import look_interval
+from auditor.distributed.remarks import pass_on
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
 from auditor.distributed.score_files import ScoreFiles
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
+from auditor.distributed.shared import share_tensors
 from auditor.errors import StageError
 from auditor.influence import Derivatives, sample_logits
 from auditor.methods import METHODS, base, in_order
@@ -75,6 +77,7 @@ def score_on_ray(config: Config, run: RunFolder) -> int:
                 pipeline.write_parquet(run.full(aside), filesystem=run.filesystem, ray_remote_args={"num_cpus": 1})
         except ray.exceptions.RayError as error:
             raise StageError(f"scoring gave up: {cause(error)}") from error
+    pass_on(run, "score")
     _check(run.read_table(aside, columns=["sample_id"]), rows)
     run.replace(aside, SCORES)
     return rows
@@ -100,6 +103,9 @@ class Scorer:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one batch: one row in, one row out."""
+        return pa.concat_tables(self.reader.in_parts(batch, self._score))
+
+    def _score(self, batch: pa.Table) -> pa.Table:
         rows = batch["row"].to_numpy()
         indices = torch.from_numpy(rows.astype(np.int64)).to(self.reader.device)
         inputs, labels = self.reader.tensors(batch)
@@ -134,10 +140,12 @@ def _prepared(config: Config, run: RunFolder) -> tuple[ray.ObjectRef, dict[str, 
     """
     if not config.resources.gpus_per_worker:
         found = _prepare(config, run)
+        share_tensors()
         return ray.put(found), found.evaluation, _columns(config, found)
 
     def remotely() -> tuple[ScoringInputs, tuple[dict[str, Any], list[str]]]:
         found = _prepare(config, run)
+        share_tensors()
         return found, (found.evaluation, _columns(config, found))
 
     inputs, beside = ray.remote(num_returns=2, **reserved(config))(remotely).remote()

@@ -21,6 +21,9 @@ class Extremes:
         self._rows = np.empty((queries, 0), np.int64)
         self._values = np.empty((queries, 0))
 
+    def __len__(self) -> int:
+        return self._queries
+
     def add(self, rows: NDArray[np.integer], influence: NDArray[np.float64]) -> None:
         """Take note of some samples.
 

@@ -97,6 +97,9 @@ class Explain(Section):
     a pass for each checkpoint."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """Of `ekfac`, beside the weight decay."""
+    memory_gib: Annotated[float, Field(gt=0)] = 2.0
+    """Memory for the directions of images, once on each machine and, with GPUs, once in each; where not all have room,
+    the training rows are passed over again for the others."""
 
 
 EditMethod = Literal["replay", "hif_full", "hif_fast", "hif", "influence", "ekfac", "gif"]

@@ -7,7 +7,7 @@ import torch
 
 from auditor.data import prepare
 from auditor.distributed.explain import explain_on_ray, is_explained
-from auditor.distributed.explain_inputs import prepare_explaining
+from auditor.distributed.explain_inputs import Explaining
 from auditor.distributed.implicit import implicit_influence
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
@@ -35,16 +35,20 @@ def run(tmp_path_factory):
 
 def influence_of(audit, run):
     """[training rows, images] in one go."""
-    found = prepare_explaining(audit, run, CPU)
+    explaining = Explaining(audit, run, CPU)
     trained = TrainedRun(audit, run, CPU)
     rows = np.arange(len(trained.train))
-    along = Derivatives(trained.network, found.directions)(trained.train.inputs(rows), trained.train.labels)
-    return found, np.einsum("kp,kpz->kz", found.weights, along.numpy().reshape(len(rows), found.weights.shape[1], -1))
+    parts = []
+    for part in explaining.parts():
+        along = Derivatives(trained.network, part.directions)(trained.train.inputs(rows), trained.train.labels)
+        shape = (len(rows), part.weights.shape[1], -1)
+        parts.append(np.einsum("kp,kpz->kz", part.weights, along.numpy().reshape(shape)))
+    return explaining, np.concatenate(parts, axis=1)
 
 
 def test_the_images_are_the_misclassified_ones_of_the_highest_loss(run):
     audit = settings(run.path, "gif")
-    images = prepare_explaining(audit, run, CPU).images
+    images = Explaining(audit, run, CPU).images
     trained = TrainedRun(audit, run, CPU)
     point = trained.point(trained.manifest.steps)
     chunks = trained.chunks("validation")
@@ -77,7 +81,8 @@ def test_gif_takes_the_gradient_of_each_image_at_every_checkpoint(run):
     """By the definition: the change of one image's loss, in first order, when a sample's recorded gradients are left
     out one checkpoint at a time."""
     audit = settings(run.path, "gif")
-    found, influence = influence_of(audit, run)
+    explaining, influence = influence_of(audit, run)
+    [found] = explaining.parts()
     assert [len(some) for some in found.directions] == [IMAGES] * 3
     first = [some[0] for some in found.directions]
     trained = TrainedRun(audit, run, CPU)
@@ -103,10 +108,28 @@ def test_gif_takes_the_gradient_of_each_image_at_every_checkpoint(run):
     assert influence[row, 0] == pytest.approx(total, rel=1e-4)
 
 
+def test_images_that_have_no_room_together_are_explained_in_parts_and_come_out_the_same(run):
+    audit = settings(run.path, "gif")
+    whole, together = influence_of(audit, run)
+    [all_four] = whole.parts()
+    tensors = [
+        value for some in all_four.directions for value in (*some.parameters.values(), *some.statistics.values())
+    ]
+    room = sum(value.nbytes for value in tensors) * 3 / IMAGES
+    explain = {**audit.explain.model_dump(), "memory_gib": room / 2**30}
+    little = audit.model_copy(update={"explain": audit.explain.model_validate(explain)})
+    explaining, influence = influence_of(little, run)
+    assert [len(part) for part in explaining.parts()] == [3, 1]
+    np.testing.assert_allclose(influence, together, rtol=1e-9)
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("method", ["ekfac", "gif"])
 def test_actors_name_the_samples_that_sorting_everything_would_and_judge_them_by_retrainings(run, method, ray_cluster):
     audit = settings(run.path, method)
+    if method == "gif":  # in two passes over the training rows
+        explain = {**audit.explain.model_dump(), "memory_gib": room_for(audit, run, IMAGES // 2)}
+        audit = audit.model_copy(update={"explain": audit.explain.model_validate(explain)})
     removals = plan_removals(None, 200, 0, 6, (0.1,), 0.0, 0)
     random = np.random.default_rng(1)
     before = random.normal(size=60).astype(np.float32)
@@ -154,6 +177,13 @@ def test_before_the_end_of_training_there_is_nothing_to_explain(tmp_path, ray_cl
     prepare(audit, RunFolder(tmp_path))
     with pytest.raises(StageError, match="train first"):
         explain_on_ray(audit, RunFolder(tmp_path))
+
+
+def room_for(audit, run, images):
+    """GiB that the directions of some images take."""
+    [part] = Explaining(audit, run, CPU).parts()
+    tensors = [tensors for some in part.directions for tensors in (some.parameters, some.statistics)]
+    return sum(value.nbytes for named in tensors for value in named.values()) * images / IMAGES / 2**30
 
 
 def losses_table(losses):
