@@ -159,6 +159,7 @@ _FREE = (
     "data.cache_gib",
     "evaluation.batch_size",
     "score.batch_size",
+    "score.compile",
     "replay.memory_gib",
 )
 """Keys, and beginnings of keys, that may differ when a run folder is used again: where and with how much memory an

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from auditor.config import Config
 from auditor.data import Dataset
 from auditor.distributed.journal import look_interval
-from auditor.distributed.remarks import pass_on
+from auditor.distributed.remarks import pass_on, remark
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
 from auditor.distributed.score_files import ScoreFiles
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
@@ -97,7 +97,8 @@ class Scorer:
         device = self.reader.device
         found: ScoringInputs = ray.get(prepared)
         self.final = found.final.to(device)
-        self.derivatives = Derivatives(self.reader.network, [some.to(device) for some in found.directions])
+        on_device = [some.to(device) for some in found.directions]
+        self.derivatives = Derivatives(self.reader.network, on_device, self.reader.config.score.compile)
         self.weights = {column: torch.as_tensor(weights, device=device) for column, weights in found.weights.items()}
         self.known = found.known
 
@@ -115,6 +116,9 @@ class Scorer:
             probabilities, suggested = logits.softmax(dim=1).max(dim=1)
         columns: dict[str, Any] = {"sample_id": batch["sample_id"], "label": batch["label"]}
         derivatives = self.derivatives(inputs, labels)
+        if self.derivatives.remark is not None:
+            remark(self.reader.run, self.derivatives.remark)
+            self.derivatives.remark = None
         scores: dict[str, NDArray[np.floating]] = {column: values[rows] for column, values in self.known.items()}
         for column, weights in self.weights.items():
             scores[column] = (weights[indices] * derivatives).sum(dim=1).cpu().numpy()

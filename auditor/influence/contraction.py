@@ -57,8 +57,7 @@ class Contraction:
             [m, Q]
         """
         folded = self._folded
-        count = len(next(iter(folded.tangents.values())))
-        found = torch.zeros(len(labels), count, dtype=inputs.dtype, device=inputs.device)
+        found = torch.zeros(len(labels), len(folded), dtype=inputs.dtype, device=inputs.device)
         roots: list[Tensor] = []
 
         def contract(name: str, given: Tensor, toward: Tensor) -> None:
@@ -69,7 +68,8 @@ class Contraction:
 
         with plain_attention(), torch.enable_grad(), self._watched(contract, roots):
             values = {name: value.detach() for name, value in folded.values.items()}
-            loss = folded.losses(values, inputs, labels).sum()
+            logits = folded.network.evaluate(values, folded.constants, folded.quick(inputs))
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
             torch.autograd.grad(loss, roots, allow_unused=True)
         return found
 

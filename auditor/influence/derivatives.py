@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
-from auditor.influence.attention import plain_attention
 from auditor.influence.contraction import Contraction, UncoveredError
 from auditor.influence.directional import Directions
+from auditor.influence.dual import Dual, DualPasses, compiled, dual
 from auditor.influence.folded import Folded
 from auditor.sam.network import Network
 
 _TRIAL_ROWS = 3
 _AGREEMENT = 1e-2
 """Largest difference of a trial, relative to its largest number: far above rounding, far below a forgotten layer."""
+_COMPILED_AGREEMENT = 1e-3
+"""The same for a compiled pass, whose operations are the same ones."""
 
 _Along = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,12 +32,17 @@ class Derivatives:
     Args:
         network: The model.
         directions: Points with their tangents; they stay on their device.
+        compile: Compile the dual pass; where that fails or gives other numbers, it is left as it is, and `remark` says
+            so.
     """
 
-    def __init__(self, network: Network, directions: Sequence[Directions]) -> None:
+    def __init__(self, network: Network, directions: Sequence[Directions], compile: bool = False) -> None:
         self._network = network
         self._folded = [Folded.of(network, some) for some in directions]
+        self._compile = compile
         self._ways: list[_Along] | None = None
+        self.remark: str | None = None
+        """What came of compiling, where nothing did; known after the first batch."""
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Derivatives of a batch; a sample's numbers do not depend on the others.
@@ -49,39 +55,35 @@ class Derivatives:
             [m, directions], in float64: influence is a weighted sum over the directions.
         """
         if self._ways is None:
-            self._ways = self._choose(inputs[:_TRIAL_ROWS], labels[:_TRIAL_ROWS])
+            self._ways = self._choose(inputs, labels)
         if not self._ways:
             return torch.zeros(len(labels), 0, dtype=torch.float64, device=labels.device)
         return torch.cat([along(inputs, labels).double() for along in self._ways], dim=1)
 
     def _choose(self, inputs: Tensor, labels: Tensor) -> list[_Along]:
-        several = [folded for folded in self._folded if _count(folded) > 1]
-        contracts = bool(several) and can_contract(several[0], inputs, labels)
-        return [Contraction(each) if contracts and _count(each) > 1 else DualPasses(each) for each in self._folded]
+        several = [folded for folded in self._folded if len(folded) > 1]
+        contracts = bool(several) and can_contract(several[0], inputs[:_TRIAL_ROWS], labels[:_TRIAL_ROWS])
+        by_passes = [folded for folded in self._folded if not contracts or len(folded) == 1]
+        plain = dual(self._network)
+        along = self._compiled(by_passes[0], plain, inputs, labels) if self._compile and by_passes else plain
+        return [
+            Contraction(folded) if contracts and len(folded) > 1 else DualPasses(folded, along)
+            for folded in self._folded
+        ]
 
-
-class DualPasses:
-    """⟨∇l_k, v_q⟩ by a dual forward pass for each tangent.
-
-    Args:
-        folded: A point and tangents.
-    """
-
-    def __init__(self, folded: Folded) -> None:
-        self._folded = folded
-
-    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """[m, Q] of inputs [m, ...] and labels [m]."""
-        folded = self._folded
-        columns = []
-        with torch.no_grad(), plain_attention():
-            for place in range(_count(folded)):
-                tangent = {name: value[place] for name, value in folded.tangents.items()}
-                _, derivative, *_ = jvp(
-                    lambda values: folded.losses(values, inputs, labels), (folded.values,), (tangent,)
-                )
-                columns.append(derivative)
-        return torch.stack(columns, dim=1)
+    def _compiled(self, folded: Folded, plain: Dual, inputs: Tensor, labels: Tensor) -> Dual:
+        """The compiled pass, if it gives what the plain one does."""
+        try:
+            quick = compiled(self._network)
+            found = DualPasses(folded, quick)(inputs, labels)
+        except Exception as error:  # a compiler may fail in any way there is, a missing one included
+            self.remark = f"the scoring pass could not be compiled ({type(error).__name__}) and runs as it is"
+            return plain
+        expected = DualPasses(folded, plain)(inputs, labels)
+        if not _agree(found, expected, _COMPILED_AGREEMENT):
+            self.remark = "the compiled scoring pass gives other numbers than the plain one, which runs in its place"
+            return plain
+        return quick
 
 
 def can_contract(folded: Folded, inputs: Tensor, labels: Tensor) -> bool:
@@ -102,9 +104,8 @@ def can_contract(folded: Folded, inputs: Tensor, labels: Tensor) -> bool:
         found = Contraction(trial)(inputs, labels)
     except (UncoveredError, RuntimeError, ValueError, IndexError, TypeError):
         return False  # tokens of all samples in one row, an output that is no tensor, and what else there is
-    expected = DualPasses(trial)(inputs, labels)
-    return bool((found - expected).abs().max() <= _AGREEMENT * expected.abs().max())
+    return _agree(found, DualPasses(trial, dual(folded.network))(inputs, labels), _AGREEMENT)
 
 
-def _count(folded: Folded) -> int:
-    return len(next(iter(folded.tangents.values())))
+def _agree(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())

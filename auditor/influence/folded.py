@@ -5,13 +5,11 @@ What is left is a network of plain parameters. It runs in the memory format that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
-from torch.nn.functional import cross_entropy
 
 from auditor.influence.directional import Directions
 from auditor.influence.statistics import fold
@@ -52,16 +50,14 @@ class Folded:
             tangents = dict(directions.parameters)
             if touched:
                 tangents |= vmap(along)(directions.parameters, directions.statistics)
-        values = {name: _fast(every[name]) for name in tangents}
+        values = {name: cls.quick(every[name]) for name in tangents}
         constants = {name: value for name, value in every.items() if name not in values}
         return cls(network, values, tangents, constants)
 
-    def losses(self, values: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        """l_k [m] of inputs [m, ...] and labels [m]."""
-        logits = self.network.evaluate(values, self.constants, _fast(inputs))
-        return cross_entropy(logits, labels, reduction="none")
+    def __len__(self) -> int:
+        return len(next(iter(self.tangents.values())))
 
-
-def _fast(values: Tensor) -> Tensor:
-    """Images and kernels with their channels innermost: measured on CPUs, a fifth less time for the same numbers."""
-    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+    @staticmethod
+    def quick(values: Tensor) -> Tensor:
+        """Images and kernels with their channels innermost: on CPUs a fifth less time for the same numbers."""
+        return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values

@@ -76,7 +76,11 @@ class Score(Section):
     trak_dimensions: PositiveInt = 256
     """Columns of TRAK's random projection, best below half of the training rows."""
     batch_size: PositiveInt = 128
-    """Rows a scoring pass."""
+    """Rows a scoring pass; halved where a GPU's memory has no room for them."""
+    compile: bool = False
+    """Compile the pass that methods take for each checkpoint (`torch.compile`; for CPUs it takes a C++ compiler): a
+    quarter less time, after up to a minute in each actor. It is tried first, and left out where it gives other
+    numbers."""
 
     @model_validator(mode="after")
     def _ablates_what_is_scored(self) -> Score:

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from auditor.influence import Derivatives, Directions, PreciseStatistics, directional_derivatives
+from auditor.influence import (
+    Derivatives,
+    Directions,
+    Point,
+    PreciseStatistics,
+    directional_derivatives,
+    sample_logits,
+)
 from auditor.influence.contraction import Contraction
-from auditor.influence.derivatives import DualPasses, can_contract
+from auditor.influence.derivatives import can_contract
+from auditor.influence.dual import DualPasses, dual
 from auditor.influence.folded import Folded
 from auditor.models import FACTORIES, build_model
 from auditor.sam import Network, State
@@ -23,6 +33,11 @@ def directions_of(net, count, chunks=2, parameters=None, shape=None):
     return Directions.along(precise, at, state.buffers, tangents)
 
 
+def moved_by_a_tenth(net):
+    parameters = State.initial(net).parameters
+    return moved(parameters, tangent(parameters), 0.1)
+
+
 def one_by_one(net, many, inputs, labels):
     return torch.cat(
         [
@@ -33,11 +48,15 @@ def one_by_one(net, many, inputs, labels):
     ).double()
 
 
+def passes(folded, inputs, labels):
+    return DualPasses(folded, dual(folded.network))(inputs, labels)
+
+
 @pytest.mark.parametrize("chunks", [0, 2])
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 def test_points_with_one_tangent_and_with_several_give_what_each_direction_gives_alone(norm, chunks):
     net = network(norm)
-    elsewhere = moved(State.initial(net).parameters, tangent(State.initial(net).parameters), 0.1)
+    elsewhere = moved_by_a_tenth(net)
     many = [
         directions_of(net, 4, chunks),
         directions_of(net, 1, chunks, elsewhere),
@@ -135,14 +154,14 @@ def test_all_known_layers_contract_to_what_dual_passes_give():
     _, folded = folded_of(Layers())
     inputs, labels = samples(5)
     assert can_contract(folded, inputs, labels)
-    torch.testing.assert_close(Contraction(folded)(inputs, labels), DualPasses(folded)(inputs, labels))
+    torch.testing.assert_close(Contraction(folded)(inputs, labels), passes(folded, inputs, labels))
 
 
 def test_rows_are_taken_a_few_at_a_time_where_gradients_are_large(monkeypatch):
     monkeypatch.setattr("auditor.influence.contraction._NUMBERS", 100)
     _, folded = folded_of(Layers())
     inputs, labels = samples(5)
-    torch.testing.assert_close(Contraction(folded)(inputs, labels), DualPasses(folded)(inputs, labels))
+    torch.testing.assert_close(Contraction(folded)(inputs, labels), passes(folded, inputs, labels))
 
 
 @pytest.mark.parametrize("module", [Tied, Raw, Mixed, Overwriting])
@@ -177,5 +196,47 @@ def test_built_in_networks_contract(name):
     folded = Folded.of(net, directions_of(net, 2, shape=(1, 8, 8)))
     inputs, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
     assert can_contract(folded, inputs, labels)
-    found, expected = Contraction(folded)(inputs, labels), DualPasses(folded)(inputs, labels)
+    found, expected = Contraction(folded)(inputs, labels), passes(folded, inputs, labels)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")
+def test_a_compiled_pass_agrees_with_backward_gradients_whatever_the_size_of_the_batch():
+    net = network("batch")
+    many = [directions_of(net, 1), directions_of(net, 1, parameters=moved_by_a_tenth(net))]
+    along = Derivatives(net, many, compile=True)
+    inputs, labels = samples(6)
+    found = along(inputs, labels)
+    assert along.remark is None
+    torch.testing.assert_close(found, one_by_one(net, many, inputs, labels))
+    torch.testing.assert_close(along(inputs[:4], labels[:4]), found[:4])
+    point = many[0].point
+    leaves = {name: value.clone().requires_grad_() for name, value in point.parameters.items()}
+    statistics = {name: value.clone().requires_grad_() for name, value in point.statistics.items()}
+    logits = sample_logits(net, Point(leaves, point.buffers, statistics), inputs)
+    for row, loss in enumerate(functional.cross_entropy(logits, labels, reduction="none")):
+        gradients = torch.autograd.grad(loss, [*leaves.values(), *statistics.values()], retain_graph=True)
+        tangents = [*many[0].parameters.values(), *many[0].statistics.values()]
+        backward = sum((gradient * tangent[0]).sum() for gradient, tangent in zip(gradients, tangents, strict=True))
+        assert float(found[row, 0]) == pytest.approx(float(backward), rel=1e-9)
+
+
+def test_a_compiler_that_drops_tangents_is_found_out_and_one_that_fails_is_done_without(monkeypatch):
+    net = network("batch")
+    many = [directions_of(net, 1)]
+    inputs, labels = samples(6)
+    expected = one_by_one(net, many, inputs, labels)
+
+    def forgetful(pass_, **_):
+        return lambda values, tangent, *rest: pass_(
+            values, {name: value * ("bias" not in name) for name, value in tangent.items()}, *rest
+        )
+
+    def broken(pass_, **_):
+        raise RuntimeError("no compiler")
+
+    for compiler, said in ((forgetful, "other numbers"), (broken, "could not be compiled (RuntimeError)")):
+        monkeypatch.setattr(torch, "compile", compiler)
+        along = Derivatives(net, many, compile=True)
+        torch.testing.assert_close(along(inputs, labels), expected)
+        assert said in along.remark
