@@ -100,7 +100,11 @@ class Network:
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Run a block under a seed and leave the global generators as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    on_accelerator = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_accelerator else []):
+        # torch.manual_seed also seeds devices that are not there, and takes a stack trace for each of them.
+        torch.default_generator.manual_seed(seed)
+        if on_accelerator:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
