@@ -19,7 +19,7 @@ from auditor.config import Config
 from auditor.data import SPLITS, peek
 from auditor.data.peek import Peek
 from auditor.errors import InputError
-from auditor.influence import Direction, PreciseStatistics, directional_derivatives
+from auditor.influence import Derivatives, Directions, PreciseStatistics
 from auditor.influence.head import find_head
 from auditor.model_check import check_model
 from auditor.models import build_model
@@ -197,8 +197,9 @@ def _measure(
         activations = _saved_bytes(lambda: micro_batch_pass(network, parameters, buffers, batch))
         micro_batch = _seconds(lambda: sam_micro_batch(network, parameters, buffers, batch, perturbation), device)
         rows = _random_batch(config.score.batch_size, shape, classes, dtype, device)
-        direction = Direction.along(PreciseStatistics(network, ()), parameters, buffers, parameters)
-        score = _seconds(lambda: directional_derivatives(network, direction, rows.inputs, rows.labels), device)
+        directions = Directions.along(PreciseStatistics(network, ()), parameters, buffers, [parameters])
+        derivatives = Derivatives(network, [directions])
+        score = _seconds(lambda: derivatives(rows.inputs, rows.labels), device)
 
         def forward() -> None:
             with torch.no_grad():
