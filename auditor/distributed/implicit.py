@@ -18,8 +18,7 @@ from auditor import counters
 from auditor.config import Config
 from auditor.distributed.objective import Objective
 from auditor.distributed.trained_run import Chunks, TrainedRun
-from auditor.influence import Direction
-from auditor.influence.directional import directional_derivatives
+from auditor.influence import Derivatives, Directions
 from auditor.influence.ekfac import ekfac
 from auditor.influence.hif import System, flatten
 from auditor.influence.solvers import SOLVERS, Solution, UnsolvableError
@@ -170,11 +169,13 @@ def _add_ekfac(
     chunks = Chunks(trained.train, config.evaluation.batch_size, trained.device)
     seed = counters.seed_of("ekfac", config.seed)
     solutions = ekfac(trained.model(), chunks, gradient, shifts, config.hif.tolerance, seed)
-    for damping, (vector, solution) in zip(dampings, solutions, strict=True):
-        direction = Direction.along(trained.precise, point.parameters, point.buffers, vector)
-        derivatives = [directional_derivatives(trained.network, direction, *chunk)[1] for chunk in chunks]
+    vectors = [vector for vector, _ in solutions]
+    directions = Directions.along(trained.precise, point.parameters, point.buffers, vectors)
+    along = Derivatives(trained.network, [directions])
+    derivatives = torch.cat([along(*chunk) for chunk in chunks]).cpu().numpy()
+    for place, (damping, (_, solution)) in enumerate(zip(dampings, solutions, strict=True)):
         column = _column(config, "ekfac", damping)
-        found.influence[column] = torch.cat(derivatives).double().cpu().numpy() / manifest.rows
+        found.influence[column] = derivatives[:, place] / manifest.rows
         found.columns[column] = Solved.of("ekfac", System.PLAIN_GAUSS_NEWTON, damping, solution)
 
 
