@@ -67,9 +67,18 @@ def dtype_of(config: Config) -> torch.dtype:
 
 def new_model(config: Config, dataset: Dataset) -> nn.Module:
     """The configured network with its seeded initial weights, on the CPU."""
+    return configured_model(config, dataset.input_shape, len(dataset.class_names))
+
+
+def configured_model(config: Config, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The same before there is a dataset.
+
+    Raises:
+        ValueError: See `build_model`.
+    """
     seed = counters.seed_of("weights", config.training_seed)
     model = config.model
-    return build_model(model.name, model.args, dataset.input_shape, len(dataset.class_names), seed, dtype_of(config))
+    return build_model(model.name, model.args, input_shape, classes, seed, dtype_of(config), model.frozen)
 
 
 def load_samples(config: Config, run: RunFolder, dataset: Dataset, split: SplitName) -> Samples:

@@ -16,6 +16,10 @@ class Model(Section):
     """`resnet`, `small_cnn`, `mlp`, or `module:callable` of your own."""
     args: dict[str, Any] = {}
     """Passed to the factory beside num_classes (and input_shape, where it takes one)."""
+    frozen: list[str] = []
+    """Patterns of the names of parameters that are not trained: `["0.*"]`. Perturbation, weight decay and influence are
+    those of the other parameters. A BatchNorm layer whose weight and bias are both frozen always normalises with its
+    running statistics, which stay as they are."""
 
 
 class SAM(Section):
