@@ -64,6 +64,8 @@ def _read(uri: str) -> GivenWeights:
         if not manifest.complete:
             raise InputError("its training has not ended")
         last = checkpoint_folder(manifest.steps)
+        if not folder.exists(last):
+            raise InputError(f"its last checkpoint, {last}, is gone")
         return GivenWeights(_tensors(folder, last), folder.address(last), _class_names(folder))
     if not any(name.endswith(_SUFFIX) for name in folder.names("")):
         raise InputError(_NEITHER)

@@ -129,10 +129,13 @@ def test_training_goes_on_from_the_final_weights_of_the_audit_that_mlflow_knows(
         audit = small_audit(tmp_path / week, **shared)
         run = open_run(audit)
         prepare(audit, run)
-        with Tracking(audit, run):
+        with Tracking(audit, run) as tracking:
             found.append(settle_weights(audit, run))
             assert run_training(audit, run, torch.device("cpu")) is None
             run.write_bytes("report/ranked.parquet", b"")
+            run.write_json("evaluation.json", {"checkpoints": []})
+            tracking.log_training()
+    assert MlflowClient(uri).get_run(tracking.run_id).data.tags["auditor.initial_weights"] == found[1].sentences[0]
     assert found[0].sentences == ["starts from seeded weights: there is no audit before this one"]
     (last,) = found[1].sentences
     assert last == f"starts from the weights in {tmp_path}/week-1/trajectory/checkpoints/step-00000008"

@@ -80,9 +80,12 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(run, tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "hub" / "model.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "hub" / "model.safetensors").read_bytes()[:-2])
     (tmp_path / "weights.pt").write_bytes(b"a pickle")
+    record(RunFolder(tmp_path / "thinned"), manifest())
+    shutil.rmtree(tmp_path / "thinned" / LAST)
     (broken,) = (run.local / LAST).iterdir()
     broken.write_bytes(broken.read_bytes()[:50])
     for name, message in {
+        "thinned": "its last checkpoint, trajectory/checkpoints/step-00000008, is gone",
         "half": "its training has not ended",
         "hub": "is no checkpoint of an audit; a .safetensors file in it can be named by itself",
         "none.safetensors": "does not exist",
