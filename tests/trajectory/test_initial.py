@@ -6,6 +6,7 @@ import torch
 from auditor.errors import InputError
 from auditor.storage import RunFolder
 from auditor.trajectory.initial import Initial, fingerprint, load_initial, read_initial, write_initial
+from tests.stores import BUCKET
 from tests.trajectory.builders import state
 
 FOUND = Initial("predecessor", "runs/week-1", ("6.weight",), "the classes are others", "abc")
@@ -57,3 +58,14 @@ def test_a_fingerprint_knows_names_types_shapes_and_values_but_no_order():
     assert fingerprint({**tensors, "a": torch.ones(2, 2).T}) == same == fingerprint(tensors)
     others = [{"a": torch.ones(4)}, {"a": torch.ones(2, 2).double()}, {"a": torch.eye(2)}, {"c": torch.ones(1)}]
     assert len({fingerprint({**tensors, **other}) for other in others} | {same}) == 5
+
+
+def test_an_object_store_shows_all_of_it_or_nothing(in_store, request):
+    """There a folder is copied file by file, and may be cut off between two of them."""
+    run = RunFolder(f"s3://{BUCKET}/{request.node.name}/run")
+    write_initial(run, state(3), FOUND)
+    run.write_bytes(".initial.on-its-way", b"")  # the sign beside a folder that is still being copied
+    assert read_initial(run) is None
+    write_initial(run, state(4), FOUND)
+    assert read_initial(run) == FOUND
+    assert torch.equal(load_initial(run).parameters["w"], state(4).parameters["w"])
