@@ -15,6 +15,7 @@ from auditor.data import Dataset
 from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
 from auditor.errors import InputError, StageError
+from auditor.initial_weights import check_weights, settle_weights
 from auditor.model_check import check_model
 from auditor.opening import open_run
 from auditor.plan import Plan
@@ -22,6 +23,7 @@ from auditor.plan import plan as make_plan
 from auditor.report import Summary, read_report
 from auditor.report import report as write_report
 from auditor.report.masking import mask
+from auditor.sections.training import PREDECESSOR
 from auditor.stages import Stages
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest, TrajectoryReader
@@ -131,7 +133,6 @@ class Audit:
     def _look_back(self) -> None:
         """Say what changed since the audit before this one, and take its training over where that is asked for."""
         from auditor.review.predecessor import predecessor
-        from auditor.trajectory import Manifest
 
         if Manifest.read(self.folder) is not None or (before := predecessor(self.config, self.folder)) is None:
             return
@@ -140,6 +141,10 @@ class Audit:
         log.info("data: since %s %s", mask(str(before)), row_changes(before, self.folder).sentence)
         if self.config.train.reuse and reuse_training(self.config, before, self.folder):
             log.info("train: rows and settings are those of %s, whose training is taken over", mask(str(before)))
+
+    def _check(self, input_shape: tuple[int, ...], class_names: tuple[str, ...]) -> None:
+        check_model(self.config, input_shape, len(class_names))
+        check_weights(self.config, input_shape, class_names)
 
     def _queue_or_say_why(self) -> None:
         """Scores, report and model stand; a server without review queues, or one that is away, takes none of it."""
@@ -152,14 +157,16 @@ class Audit:
         """Check the rows and take the snapshot that is audited, unless it is there already.
 
         Raises:
-            InputError: Too many rows are unusable, or the model does not fit them.
+            InputError: Too many rows are unusable, or the model or its given weights do not fit them.
         """
         if self.folder.exists(DATASET_FILE):
             dataset = Dataset.load(self.folder)
+            check_model(self.config, dataset.input_shape, len(dataset.class_names))
         else:
             with self._stages.timed("prepare"):
-                dataset = prepare_dataset(self.config, self.folder)
-        check_model(self.config, dataset.input_shape, len(dataset.class_names))
+                dataset = prepare_dataset(self.config, self.folder, self._check)
+        if self.config.model.weights != PREDECESSOR:  # that one may be known later only
+            settle_weights(self.config, self.folder)
         counts = ", ".join(f"{facts.rows:,} {split}" for split, facts in dataset.splits.items())
         aside = len(dataset.quarantine.rows)
         log.info("data: %s rows of %d classes, %d set aside", counts, len(dataset.class_names), aside)
@@ -391,6 +398,9 @@ class Audit:
             if task not in missing:
                 say(task, self.folder)
         if "train" in missing:
+            initial = settle_weights(self.config, self.folder)
+            for sentence in initial.sentences if initial is not None else ():
+                log.info("train: %s", sentence)
             if idle := idle_workers(self.config):
                 log.warning("train: %s", idle)
         elif "train" in tasks and "train" not in self._stages:

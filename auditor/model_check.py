@@ -34,7 +34,7 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
     name = config.model.name
     dtype = torch.float64 if config.train.precision == "float64" else torch.float32
     try:
-        model = build_model(name, config.model.args, input_shape, classes, config.seed, dtype)
+        model = build_model(name, config.model.args, input_shape, classes, config.seed, dtype, config.model.frozen)
     except ValueError as error:
         raise InputError(str(error)) from error
     except Exception as error:  # a model of one's own raises what it likes

@@ -13,6 +13,7 @@ from auditor.config import Config, flatten, parse_config, read_config
 from auditor.errors import InputError
 from auditor.report.masking import mask
 from auditor.sections.running import AUTO
+from auditor.sections.training import PREDECESSOR
 
 COMMANDS = {"audit": "run", "train": "train", "replay": "replay", "verify": "verify", "review": "review"}
 """Jobs by name, and the command that each is."""
@@ -108,6 +109,8 @@ def _places(config: Config) -> Iterator[tuple[str, str]]:
             for split in ("train", "validation", "test")
             if (place := getattr(source, split)) is not None
         )
+    if config.model.weights not in (None, PREDECESSOR):
+        yield "model.weights", str(config.model.weights)
     if config.review.predecessor not in (None, AUTO):
         yield "review.predecessor", str(config.review.predecessor)
     # Of SQLite's addresses, those with a fourth slash are absolute.

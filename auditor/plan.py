@@ -18,11 +18,12 @@ from auditor import counters
 from auditor.config import Config
 from auditor.data import SPLITS, peek
 from auditor.data.peek import Peek
+from auditor.distributed.loop import configured_model
 from auditor.errors import InputError
 from auditor.influence import Derivatives, Directions, PreciseStatistics
 from auditor.influence.head import find_head
+from auditor.initial_weights import check_weights
 from auditor.model_check import check_model
-from auditor.models import build_model
 from auditor.sam import MicroBatch, Network, make_perturbation
 from auditor.sam.step import micro_batch_pass, sam_micro_batch
 from auditor.trajectory import spread_checkpoints
@@ -100,13 +101,15 @@ def plan(config: Config) -> Plan:
     steps = train.epochs * steps_per_epoch
     dtype = torch.float64 if train.precision == "float64" else torch.float32
     check_model(config, seen.input_shape, seen.classes)
-    model = build_model(config.model.name, config.model.args, seen.input_shape, seen.classes, config.seed, dtype)
+    check_weights(config, seen.input_shape, seen.class_names)
+    model = configured_model(config, seen.input_shape, seen.classes)
     network = Network(model)
     width = torch.finfo(dtype).bits // 8
     tensors = 2 * len(network.parameters()) + len(network.buffers())
     parameters = sum(value.numel() for value in network.parameters().values())
     buffers = sum(value.numel() for value in network.buffers().values())
     checkpoints = len(spread_checkpoints(steps, train.checkpoints))
+    initial = (parameters + buffers) * width + _TENSOR_BYTES * tensors
     activations, seconds = _measure(config, network, seen.input_shape, seen.classes, dtype)
     ledger_files = (checkpoints - 1) * resources.train_workers
     score_files = 4 * resources.score_actors + rows // 8192 + 1
@@ -137,6 +140,7 @@ def plan(config: Config) -> Plan:
             "ledger": _LEDGER_BYTES * steps * train.batch_size + _FILE_BYTES * ledger_files,
             "signals": _SIGNAL_BYTES * steps * train.batch_size + _FILE_BYTES * ledger_files,
             "checkpoints": checkpoints * ((2 * parameters + buffers) * width + _TENSOR_BYTES * tensors),
+            **({} if config.model.weights is None else {"initial": initial}),
             "scores": _SCORE_BYTES * rows + _FILE_BYTES * score_files,
             **_features_disk(config, model, seen),
         },

@@ -12,8 +12,10 @@ from pyarrow import fs
 from auditor.config import RECORDED, Config, deciding, parse_config
 from auditor.data.snapshot import snapshot_batches
 from auditor.data.splits import SPLITS, SplitName
+from auditor.sections.training import PREDECESSOR
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest
+from auditor.trajectory.initial import INITIAL, read_initial
 
 _TRAINING = ("seed", "data.", "model.", "train.")
 """Keys, and beginnings of keys, that decide a training."""
@@ -51,13 +53,17 @@ def row_changes(before: RunFolder, run: RunFolder) -> RowChanges:
 def reuse_training(config: Config, before: RunFolder, run: RunFolder) -> bool:
     """Take over the training of an earlier audit, if it would be this audit's own, bit for bit.
 
+    With `model.weights: predecessor` a training of its own would go on where the earlier one ended; where nothing
+    changed there is nothing to learn, and the earlier one stands as it is.
+
     The settings that decide training have to be equal, and the rows: their order, ids, labels and content. Rows whose
-    images are files are never known to be equal, since the files may have changed.
+    images are files are never known to be equal, since the files may have changed. Weights from a place have to be
+    the same weights.
 
     Args:
         config: This audit.
         before: Run folder of the earlier one.
-        run: This one's, prepared, without a training of its own.
+        run: This one's, prepared, its initial weights in it if they are named, without a training of its own.
 
     Returns:
         Whether the training was taken over.
@@ -65,19 +71,33 @@ def reuse_training(config: Config, before: RunFolder, run: RunFolder) -> bool:
     manifest = Manifest.read(before)
     if manifest is None or not manifest.complete or not _same_settings(config, before):
         return False
-    if not all(_same_rows(before, run, split) for split in SPLITS):
+    if not _same_start(config, before, run) or not all(_same_rows(before, run, split) for split in SPLITS):
         return False
-    aside = ".trajectory"
+    if before.exists(INITIAL):
+        _copy(before, run, INITIAL)
+    _copy(before, run, "trajectory")  # last: with it, training is done
+    return True
+
+
+def _copy(before: RunFolder, run: RunFolder, folder: str) -> None:
+    aside = f".{folder}"
     run.remove(aside)
     run.make(aside)
     fs.copy_files(
-        before.full("trajectory"),
+        before.full(folder),
         run.full(aside),
         source_filesystem=before.filesystem,
         destination_filesystem=run.filesystem,
     )
-    run.replace(aside, "trajectory")
-    return True
+    run.replace(aside, folder)
+
+
+def _same_start(config: Config, before: RunFolder, run: RunFolder) -> bool:
+    """Whether both trainings start from the same weights, where one place may have held different ones."""
+    if config.model.weights in (None, PREDECESSOR):
+        return True
+    then, now = read_initial(before), read_initial(run)
+    return then is not None and now is not None and then.fingerprint == now.fingerprint
 
 
 def _same_settings(config: Config, before: RunFolder) -> bool:

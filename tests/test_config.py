@@ -274,6 +274,8 @@ def test_what_changes_no_result_may_differ():
         ("seed=1", "seed: 0 → 1"),
         ("data.label_noise=0.1", "data.label_noise: 0.0 → 0.1"),
         ("model.name=mlp", "model.name: resnet → mlp"),
+        ("model.weights=predecessor", "model.weights: None → predecessor"),
+        ("model.frozen=['0.*']", "model.frozen: [] → ['0.*']"),
         ("train.precision=float64", "train.precision: float32 → float64"),
         ("evaluation.statistics=running", "evaluation.statistics: precise → running"),
         ("score.checkpoints=3", "score.checkpoints: None → 3"),

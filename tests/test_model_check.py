@@ -166,3 +166,18 @@ def test_a_model_of_ones_own_fits_in_every_setting_and_keeps_its_hands_off_the_g
     before = torch.get_rng_state()
     check_model(audit, SHAPE, CLASSES)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [(["body.*"], "model.frozen 'body.*' matches no parameter"), (["*"], "model.frozen ['*'] leaves no parameter")],
+)
+def test_patterns_that_fit_nothing_or_everything_are_refused_in_one_sentence(tmp_path, frozen, message):
+    with pytest.raises(InputError) as refused:
+        check_model(config(tmp_path, model={"name": "mlp", "frozen": frozen}), SHAPE, CLASSES)
+    assert str(refused.value).startswith(message)
+
+
+def test_a_network_of_which_a_part_is_frozen_fits_every_method(tmp_path):
+    model = {"name": "resnet", "frozen": ["0.*", "1.*"]}
+    check_model(config(tmp_path, model=model, score={"methods": ["gif", "gif_step", "trak"]}), SHAPE, CLASSES)

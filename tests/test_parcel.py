@@ -75,6 +75,7 @@ def test_every_job_by_name_is_a_file_of_jobs_and_a_command(name):
         ("run=runs/a", "run runs/a"),
         ("data.source={kind: folder, train: photos}", "data.source.train photos"),
         ("review.predecessor=runs/b", "review.predecessor runs/b"),
+        ("model.weights=net.safetensors", "model.weights net.safetensors"),
         ("mlflow.tracking_uri=sqlite:///mlflow.db", "mlflow.tracking_uri mlflow.db"),
     ],
 )
@@ -84,11 +85,11 @@ def test_a_place_that_only_this_machine_knows_is_refused(desk, box, change, plac
 
 
 def test_absolute_paths_and_addresses_are_places_that_all_machines_know(desk, box):
-    for change in ("run=s3://audits/a", "mlflow.tracking_uri=sqlite:////shared/mlflow.db"):
+    for change in ("run=s3://audits/a", "mlflow.tracking_uri=sqlite:////shared/mlflow.db", "model.weights=predecessor"):
         pack("audit", "audit.yaml", [change], None, box)
 
 
-@pytest.mark.parametrize("key", ["mlflow.tracking_uri", "run", "review.predecessor"])
+@pytest.mark.parametrize("key", ["mlflow.tracking_uri", "run", "review.predecessor", "model.weights"])
 def test_credentials_do_not_go_along(desk, box, key):
     with pytest.raises(InputError, match=f"could read the credentials in {key}; set them in") as refused:
         pack("audit", "audit.yaml", [f"{key}=https://me:{SECRET}@example.org/a"], None, box)

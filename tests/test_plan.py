@@ -116,6 +116,14 @@ def test_a_batch_larger_than_the_training_rows_is_refused(tmp_path):
         plan(config(tmp_path, train=train))
 
 
+def test_weights_to_start_from_take_the_room_of_a_checkpoint_without_momentum(tmp_path):
+    model = {"name": "mlp", "args": {"hidden": [200]}}
+    disk = [plan(config(tmp_path, model={**model, "weights": weights})).disk for weights in (None, "predecessor")]
+    assert "initial" not in disk[0]
+    assert 4 * (64 * 200 + 200 * 10) < disk[1]["initial"] < disk[0]["checkpoints"] / 4
+    assert disk[1] == {**disk[0], "initial": disk[1]["initial"]}
+
+
 def test_a_plan_refuses_the_models_that_a_run_refuses(tmp_path):
     with pytest.raises(InputError, match=r"fails on inputs \[1, 8, 8\]"):
         plan(config(tmp_path, model={"name": "small_cnn", "args": {"widths": [4, 4, 4, 4, 4]}}))

@@ -5,6 +5,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from auditor.audit import Audit
@@ -12,6 +13,7 @@ from auditor.data import prepare
 from auditor.reuse import reuse_training, row_changes
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
+from auditor.trajectory.initial import read_initial
 from tests.distributed.builders import config, equal_states, train_here
 
 SMALL = {"epochs": 1, "batch_size": 50, "micro_batch_size": 50, "checkpoints": 2}
@@ -111,7 +113,13 @@ def test_rows_are_counted_by_what_became_of_them(before, tmp_path):
 @pytest.mark.ray
 def test_a_weekly_audit_of_the_same_rows_says_so_and_takes_the_training_over(tmp_path, caplog):
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "weekly"}
-    settings = {"train": {**SMALL, "reuse": True}, "score": {"methods": ["gif", "loss"]}, "mlflow": mlflow}
+    model = {"name": "small_cnn", "args": {"widths": [8]}, "weights": "predecessor", "frozen": ["0.*", "1.*"]}
+    settings = {
+        "model": model,
+        "train": {**SMALL, "reuse": True},
+        "score": {"methods": ["gif", "loss"]},
+        "mlflow": mlflow,
+    }
     first, second = (Audit(config(tmp_path / week, **settings)) for week in ("week-1", "week-2"))
     first.run()
     with caplog.at_level("INFO", logger="auditor"):
@@ -119,6 +127,13 @@ def test_a_weekly_audit_of_the_same_rows_says_so_and_takes_the_training_over(tmp
     said = [record.getMessage() for record in caplog.records]
     assert f"data: since {tmp_path}/week-1 the same samples with the same labels" in said
     assert f"train: rows and settings are those of {tmp_path}/week-1, whose training is taken over" in said
+    # What the first one started from comes along; no training is put on top of it.
+    assert not [sentence for sentence in said if "starts from" in sentence]
+    assert read_initial(first.folder) == read_initial(second.folder)
+    assert read_initial(first.folder).source is None
+    found = TrajectoryReader(first.folder)
+    still = {name: found.state(0).buffers[name] for name in ("0.weight", "1.weight", "1.running_mean")}
+    assert all(torch.equal(found.state(4).buffers[name], value) for name, value in still.items())
     left, right = (
         RunFolder(tmp_path / week).read_table("scores").sort_by("sample_id") for week in ("week-1", "week-2")
     )

@@ -19,12 +19,18 @@ class Peek:
     """Exact up to rows that turn out to be unusable."""
 
     rows: dict[SplitName, int]
-    classes: int
+    class_names: tuple[str, ...]
+    """In label order."""
     input_shape: tuple[int, ...]
     """[channels, height, width] or [features], of the first usable training row."""
     is_image: bool
     bytes_a_row: float
     """Mean size in the snapshot, from the first training rows."""
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.class_names)
 
 
 def peek(config: Config) -> Peek:
@@ -51,7 +57,7 @@ def peek(config: Config) -> Peek:
     channels = 1 if all(facts.grayscale for facts in usable) else 3
     return Peek(
         rows={split: len(part.rows) for split, part in parts.items()},
-        classes=len(class_names),
+        class_names=tuple(class_names),
         input_shape=(channels, *usable[0].shape) if is_image else usable[0].shape,
         is_image=is_image,
         bytes_a_row=batch.nbytes / batch.num_rows,

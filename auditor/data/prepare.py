@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -30,7 +30,9 @@ from auditor.progress import Progress
 from auditor.storage import RunFolder
 
 
-def prepare(config: Config, run: RunFolder) -> Dataset:
+def prepare(
+    config: Config, run: RunFolder, check: Callable[[tuple[int, ...], tuple[str, ...]], None] = lambda *_: None
+) -> Dataset:
     """Make the snapshot that is audited: ``dataset/`` and, last, ``dataset.json``.
 
     The content of rows is streamed twice (checked, then written), never held; ids, labels and a hash of the content
@@ -39,6 +41,8 @@ def prepare(config: Config, run: RunFolder) -> Dataset:
     Args:
         config: The audit.
         run: Where to write.
+        check: Told the shape of a sample and the names of the classes before anything is written: the run folder
+            belongs to its configuration from then on.
 
     Returns:
         The view of ``dataset.json``.
@@ -65,6 +69,7 @@ def prepare(config: Config, run: RunFolder) -> Dataset:
         check_against_training(parts[split], training, survey, class_names, quarantine)
         check_enough(parts[split], source.where(parts[split].table), quarantine)
     query_rows(config.query, class_names, parts["validation"].kept_ids, parts["validation"].kept_labels)
+    check(survey.input_shape, tuple(class_names))
     flipped = _flip(config, parts)
     run.remove(DATASET_FILE)
     run.remove(FOLDER)

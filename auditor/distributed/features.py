@@ -2,7 +2,7 @@
 
 features/<split>/part-<rank>.parquet   row, features
 features/head.parquet                  the last layer: bias and weight of each class
-features/features.json                 the layer's name; written last
+features/features.json                 the layer's name, and whether it is trained; written last
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def write_features(config: Config, run: RunFolder, device: torch.device, progres
     if group.rank() == 0:
         if head is not None:
             run.write_table(f"{_ASIDE}/head.parquet", _layer(model.get_submodule(head)))
-        run.write_json(f"{_ASIDE}/features.json", {"head": head})
+        trained_too = head is not None and _is_trained(model, head)
+        run.write_json(f"{_ASIDE}/features.json", {"head": head, "trained": trained_too})
         run.replace(_ASIDE, FEATURES)
 
 
@@ -90,6 +91,10 @@ def _write_split(trained: TrainedRun, split: SplitName, read: FeatureReader, pro
     if writer is not None:
         writer.close()
     return len(mine)
+
+
+def _is_trained(model: nn.Module, head: str) -> bool:
+    return all(value.requires_grad for value in model.get_submodule(head).parameters())
 
 
 def _layer(layer: nn.Module) -> pa.Table:

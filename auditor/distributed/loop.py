@@ -26,6 +26,7 @@ from auditor.sam import (
 )
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest, TrajectoryRecorder, group, spread_checkpoints
+from auditor.trajectory.initial import load_initial
 from auditor.trajectory.order import steps_from
 
 _LOOK_AT_LOSS_EVERY = 32
@@ -67,9 +68,27 @@ def dtype_of(config: Config) -> torch.dtype:
 
 def new_model(config: Config, dataset: Dataset) -> nn.Module:
     """The configured network with its seeded initial weights, on the CPU."""
+    return configured_model(config, dataset.input_shape, len(dataset.class_names))
+
+
+def configured_model(config: Config, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The same before there is a dataset.
+
+    Raises:
+        ValueError: See `build_model`.
+    """
     seed = counters.seed_of("weights", config.training_seed)
     model = config.model
-    return build_model(model.name, model.args, dataset.input_shape, len(dataset.class_names), seed, dtype_of(config))
+    return build_model(model.name, model.args, input_shape, classes, seed, dtype_of(config), model.frozen)
+
+
+def initial_state(config: Config, run: RunFolder, network: Network) -> State:
+    """The state before training: seeded weights, or those that `model.weights` left in the run folder.
+
+    Raises:
+        InputError: They are not there.
+    """
+    return State.initial(network) if config.model.weights is None else load_initial(run)
 
 
 def load_samples(config: Config, run: RunFolder, dataset: Dataset, split: SplitName) -> Samples:
@@ -147,7 +166,7 @@ def run_training(
 
     recorder = TrajectoryRecorder(run, manifest)
     restored = recorder.restore()
-    state = (restored or State.initial(network)).to(device)
+    state = (restored or initial_state(config, run, network)).to(device)
     if restored is None:
         recorder.checkpoint(0, state)
     planned = frozenset(manifest.checkpoint_steps)

@@ -37,8 +37,11 @@ def say(task: str, run: RunFolder) -> None:
         case "gif_step":
             log.info("gif_step: every step of training taken again")
         case "features":
-            if run.read_json("features/features.json")["head"] is None:
+            found = run.read_json("features/features.json")
+            if found["head"] is None:
                 log.info("features: the model has no linear layer at its end, so the report shows no neighbours")
+            elif not found.get("trained", True):
+                log.info("features: the last layer is frozen, so the report does not show what a sample harms")
         case "hif":
             hif = Hif.read(run)
             log.info("hif: solved for %s", ", ".join(hif.columns))

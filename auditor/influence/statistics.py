@@ -3,7 +3,7 @@
 S(θ) is the mean over chunks of fixed training rows of each BatchNorm layer's batch mean and (biased) variance at θ.
 Everything that is evaluated (validation loss, test loss, a sample's loss when it is scored) reads S(θ), and
 derivatives go through it: with running statistics left out of the derivative, influence does not predict
-retraining.
+retraining. A BatchNorm layer that is frozen has no part in it: its running statistics are constants.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class PreciseStatistics:
             leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
             statistics = self._of_chunk(leaves, buffers, chunk)
             product = torch.stack([(cotangent[name] * value).sum() for name, value in statistics.items()]).sum()
+            if not product.requires_grad:  # all that comes before these layers is frozen
+                continue
             # The last layers come after every BatchNorm and have no part in its statistics.
             gradients = torch.autograd.grad(product, list(leaves.values()), allow_unused=True)
             for name, gradient in zip(leaves, gradients, strict=True):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from auditor.models.frozen import freeze
 from auditor.models.mlp import mlp
 from auditor.models.resnet import resnet
 from auditor.models.small_cnn import small_cnn
@@ -48,6 +49,7 @@ def build_model(
     num_classes: int,
     seed: int,
     dtype: torch.dtype = torch.float32,
+    frozen: Sequence[str] = (),
 ) -> nn.Module:
     """Build a network with initial weights that depend on the seed alone.
 
@@ -58,12 +60,14 @@ def build_model(
         num_classes: Width of the output.
         seed: Seeds the initial weights; the global generator is left as it was.
         dtype: Type of parameters and buffers.
+        frozen: Patterns of parameters that are not trained: see `freeze`.
 
     Returns:
         The module, on the CPU, in training mode.
 
     Raises:
-        ValueError: The factory is unknown, refuses its arguments, or returns something that is no module.
+        ValueError: The factory is unknown, refuses its arguments, or returns something that is no module, or the
+            patterns do not fit its parameters.
     """
     factory = find_factory(name)
     given = dict(args)
@@ -78,4 +82,6 @@ def build_model(
             raise ValueError(f"model.args do not fit {name!r}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"model.name {name!r} returned {type(model).__name__}, not a torch.nn.Module")
-    return model.to(dtype)
+    model = model.to(dtype)
+    freeze(model, frozen)
+    return model

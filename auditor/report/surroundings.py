@@ -15,6 +15,7 @@ from auditor.storage import RunFolder
 if TYPE_CHECKING:
     from auditor.influence.head import Head
 
+_FACTS = "features/features.json"
 _BLOCK = 16_384
 """Samples whose features are held at a time."""
 
@@ -26,7 +27,8 @@ class Surroundings:
     neighbours: list[list[tuple[int, float]]]
     """(row in dataset/train, cosine similarity) of the nearest, the nearest first."""
     harmed: list[list[tuple[int, float]]]
-    """(row in dataset/validation, fall of its loss without the sample, in nats), the most harmed first."""
+    """(row in dataset/validation, fall of its loss without the sample, in nats), the most harmed first; none where the
+    last layer is frozen."""
 
 
 def surroundings(
@@ -66,7 +68,9 @@ def surroundings(
         similarity[numbers[:, None] == rows[None, :]] = -2.0
         near.add(numbers, similarity)
     influence = curvature.influence(weight_decay)
-    for numbers, features in _blocks(run, "validation") if harmed else ():
+    # Through a layer that is frozen nothing has any influence.
+    trained = run.read_json(_FACTS).get("trained", True)
+    for numbers, features in _blocks(run, "validation") if harmed and trained else ():
         hit.add(numbers, influence(own, labels["train"][rows], features, labels["validation"][numbers]).T)
     return Surroundings(
         neighbours=[near.helpful(index) for index in range(len(rows))],
@@ -76,7 +80,7 @@ def surroundings(
 
 def read_head(run: RunFolder) -> Head | None:
     """The last layer's weights at the end of training; None where the run has no features, or no such layer."""
-    if not run.exists("features/features.json") or run.read_json("features/features.json")["head"] is None:
+    if not run.exists(_FACTS) or run.read_json(_FACTS)["head"] is None:
         return None
     from auditor.influence.head import Head
 

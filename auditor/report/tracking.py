@@ -105,9 +105,14 @@ class Tracking:
         self._client.log_inputs(self.run_id, dataset_inputs(self._config, self._folder, described))
 
     def log_training(self) -> None:
-        """Log the curves of the recorded training: at most 500 points a curve."""
+        """Log the curves of the recorded training, at most 500 points a curve, and where given weights came from."""
         from mlflow.entities import Metric
 
+        from auditor.trajectory.initial import read_initial
+
+        initial = read_initial(self._folder)
+        if initial is not None:
+            self._client.set_tag(self.run_id, "auditor.initial_weights", clip("; ".join(initial.sentences), 1000))
         training = training_curves(self._folder)
         began = self._client.get_run(self.run_id).info.start_time
         # A point's time follows from its step, so a second logging writes the same points, which the store keeps once.

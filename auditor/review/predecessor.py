@@ -36,12 +36,29 @@ def predecessor(config: Config, run: RunFolder) -> RunFolder | None:
     given = config.review.predecessor
     if given is None:
         return None
+    if given != AUTO:
+        return certain_predecessor(config, run)
+    try:
+        return certain_predecessor(config, run)
+    except (InputError, StageError) as error:
+        log.warning("not compared with the audit before this one: %s", error)
+        return None
+
+
+def certain_predecessor(config: Config, run: RunFolder) -> RunFolder | None:
+    """The same for what may not be left undone: None only where MLflow knows no audit before this one.
+
+    Args:
+        config: The audit; `review.predecessor` is not null.
+        run: Its run folder, in MLflow if the predecessor is to be looked for there.
+
+    Raises:
+        InputError: The one that is named is unusable: see `predecessor`; or the tracking store cannot be opened.
+        StageError: MLflow does not answer.
+    """
+    given = str(config.review.predecessor)
     if given == AUTO:
-        try:
-            return next(_earlier(config, run), None)
-        except (InputError, StageError) as error:
-            log.warning("not compared with the audit before this one: %s", error)
-            return None
+        return next(_earlier(config, run), None)
     key = f"review.predecessor {mask(given)}"
     before = RunFolder(given)
     if before.uri == run.uri:
@@ -53,6 +70,12 @@ def predecessor(config: Config, run: RunFolder) -> RunFolder | None:
     if not reported:
         raise InputError(f"{key}: is no run folder with a report")
     return before
+
+
+def is_logged(config: Config, run: RunFolder) -> bool:
+    """Whether an audit stands in the configured tracking store, where the one before it can be looked for."""
+    logged = run.read_json("mlflow.json") if run.exists("mlflow.json") else {}
+    return bool(logged.get("tracking_uri") == mask(config.mlflow.tracking_uri))
 
 
 def earlier_verdicts(config: Config, before: RunFolder) -> list[Verdict]:
@@ -91,10 +114,9 @@ def _earlier(config: Config, run: RunFolder) -> Iterator[RunFolder]:
     Sources are compared as they are configured: verdicts on samples of another table must never be applied here, and
     ids alone do not tell tables apart.
     """
-    logged = run.read_json("mlflow.json") if run.exists("mlflow.json") else {}
-    uri = config.mlflow.tracking_uri
-    if logged.get("tracking_uri") != mask(uri):
+    if not is_logged(config, run):
         return
+    logged, uri = run.read_json("mlflow.json"), config.mlflow.tracking_uri
     client = connect(uri)
     with explained(uri):
         began = client.get_run(logged["run_id"]).info.start_time

@@ -23,10 +23,10 @@ class Network:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.norms: dict[str, _BatchNorm] = {
-            name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)
-        }
-        """BatchNorm layers by module name."""
+        layers = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+        self.norms: dict[str, _BatchNorm] = {name: layer for name, layer in layers.items() if not is_frozen(layer)}
+        """BatchNorm layers by module name, those that are frozen apart."""
+        self._frozen_norms = [layer for layer in layers.values() if is_frozen(layer)]
 
     def parameters(self) -> Tensors:
         """Detached copies of the trainable parameters, in the order of their names.
@@ -55,6 +55,7 @@ class Network:
         Args:
             parameters: Trainable parameters.
             buffers: Buffers; BatchNorm's are not changed, and a model that changes others is refused beforehand.
+                A BatchNorm layer that is frozen normalises with its own here too.
             inputs: [m, ...].
             seed: Seeds dropout.
 
@@ -62,6 +63,8 @@ class Network:
             Logits [m, classes] and, for each running buffer, momentum · batch statistic: see `move_statistics`.
         """
         self.model.train()
+        for layer in self._frozen_norms:
+            layer.eval()
         # A running buffer that starts at zero ends at momentum · statistic: exactly what is to be averaged over
         # micro-batches, in whatever order and on whatever worker they run.
         scratch = {key: torch.zeros_like(buffers[key]) for key in self.running_keys(buffers)}
@@ -95,6 +98,12 @@ class Network:
         """Names of BatchNorm's running means and variances among the buffers."""
         keys = (f"{name}.{kind}" for name in self.norms for kind in ("running_mean", "running_var"))
         return [key for key in keys if key in buffers]
+
+
+def is_frozen(layer: _BatchNorm) -> bool:
+    """Whether a BatchNorm layer always normalises with its running statistics, because nothing in it is trained."""
+    own = [layer.weight, layer.bias]
+    return layer.running_mean is not None and not any(value is None or value.requires_grad for value in own)
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from auditor.sections.section import PositiveInt, Section
 
+PREDECESSOR = "predecessor"
+"""The value of `model.weights` that goes on from the audit before this one."""
+
 
 class Model(Section):
     """The network."""
@@ -16,6 +19,15 @@ class Model(Section):
     """`resnet`, `small_cnn`, `mlp`, or `module:callable` of your own."""
     args: dict[str, Any] = {}
     """Passed to the factory beside num_classes (and input_shape, where it takes one)."""
+    weights: Annotated[str, Field(min_length=1)] | None = None
+    """Weights that training starts from, without any momentum: `predecessor`, the final ones of the audit before this
+    one (`review.predecessor`; the first one starts from seeded weights); or the path or URI of a run folder (its final
+    ones), of a checkpoint, or of a `.safetensors` file with the module's state dict; null seeds them. Influence is then
+    about this audit's training alone: what a sample did to the given weights is not in it."""
+    frozen: list[str] = []
+    """Patterns of the names of parameters that are not trained: `["0.*"]`. Perturbation, weight decay and influence are
+    those of the other parameters. A BatchNorm layer whose weight and bias are both frozen always normalises with its
+    running statistics, which stay as they are."""
 
 
 class SAM(Section):

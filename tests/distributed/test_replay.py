@@ -112,3 +112,6 @@ def test_running_statistics_are_refused_where_they_would_spoil_the_derivative(tm
         check_replay(audit, RunFolder(tmp_path))
     without = config(tmp_path, evaluation={"statistics": "running"}, model={"name": "mlp"}, **SMALL)
     check_replay(without, RunFolder(tmp_path))
+    # Those of frozen layers follow no parameters.
+    model = {"name": "small_cnn", "args": {"widths": [4, 4]}, "frozen": ["1.*", "5.*"]}
+    check_replay(config(tmp_path, evaluation={"statistics": "running"}, model=model, **SMALL), RunFolder(tmp_path))

@@ -16,6 +16,7 @@ from auditor.fidelity.edit_files import OUTCOME_SCHEMA
 from auditor.methods import METHODS, base
 from auditor.review.verdicts import SCHEMA as VERDICT_SCHEMA
 from auditor.storage import RunFolder
+from auditor.trajectory.initial import Initial
 from auditor.trajectory.recorder import BATCH_SCHEMA, SIGNAL_SCHEMA
 from tests.docs.pages import ROOT, blocks, tables
 
@@ -75,6 +76,10 @@ def test_edits_have_their_columns_and_fields():
 
 def test_manifest_has_the_manifests_fields():
     assert set(TABLES["trajectory/manifest.json"]) == {field.name for field in dataclasses.fields(Manifest)}
+
+
+def test_initial_weights_have_their_fields():
+    assert set(TABLES["initial/initial.json"]) == {field.name for field in dataclasses.fields(Initial)}
 
 
 def test_the_record_of_the_solves_has_its_fields():

@@ -75,3 +75,19 @@ def test_a_model_without_layers_that_it_knows_is_refused():
     module = nn.Sequential(nn.Flatten(), nn.LayerNorm(16, dtype=F64))
     with pytest.raises(UnsolvableError, match="linear layers"):
         ekfac(module, [samples(4)], tangent(named(module)), [0.1], 1e-2, seed=0)
+
+
+@pytest.mark.parametrize("frozen", ["0.", "10.weight", "10.bias", "4.weight"])
+def test_layers_that_are_frozen_or_half_frozen_are_left_out_of_the_matrix(frozen):
+    module = model("none")
+    for name, value in module.named_parameters():
+        value.requires_grad_(not name.startswith(frozen))
+    inputs, labels = samples(12)
+    free = {name: value for name, value in named(module).items() if not name.startswith(frozen)}
+    right = tangent(free)
+    ((found, solution),) = ekfac(module, [(inputs, labels)], right, [0.1], 1e-2, seed=0)
+    assert set(found) == set(free)
+    dense = gauss_newton(module, free, inputs)
+    left = flatten(right) - dense @ flatten(found) - 0.1 * flatten(found)
+    assert solution.residual == pytest.approx(float(left.norm() / flatten(right).norm()), rel=1e-6)
+    assert solution.residual < 0.5

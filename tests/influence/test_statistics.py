@@ -83,3 +83,34 @@ def test_batch_norm_without_weights_is_refused_by_name():
     with pytest.raises(ValueError, match="layer 0 has no weight"):
         PreciseStatistics(net, [torch.zeros(2, 5)])
     PreciseStatistics(net, ())  # running statistics need nothing to fold into
+
+
+def partly_frozen(*patterns):
+    net = network()
+    for name, value in net.model.named_parameters():
+        value.requires_grad_(not name.startswith(patterns))
+    net = Network(net.model)
+    return net, PreciseStatistics(net, [samples(6, seed=10)[0], samples(6, seed=11)[0]]), State.initial(net)
+
+
+def test_a_frozen_layer_has_no_precise_statistics_and_is_evaluated_with_its_running_ones():
+    net, precise, state = partly_frozen("1.")
+    held = {name: value + 0.5 if name.startswith("1.running") else value for name, value in state.buffers.items()}
+    statistics = precise.value(state.parameters, held)
+    assert set(statistics) == {"5.mean", "5.var"}
+    inputs, _ = samples(5)
+    expected = functional_call(net.model.eval(), {**with_running(held, statistics), **state.parameters}, (inputs,))
+    torch.testing.assert_close(sample_logits(net, Point.at(precise, state.parameters, held), inputs), expected)
+
+
+@pytest.mark.parametrize("frozen", [("0.",), ("0.", "1.", "4.")])
+def test_statistics_behind_frozen_layers_alone_are_constants(frozen):
+    """Their derivatives are zeros, whichever way they are taken."""
+    _, precise, state = partly_frozen(*frozen)
+    direction = tangent(state.parameters)
+    value, derivative = precise.pushforward(state.parameters, state.buffers, direction)
+    constant = {name for name, moving in derivative.items() if not moving.any()}
+    assert constant == ({"1.mean", "1.var"} if frozen == ("0.",) else set(value))
+    cotangent = tangent(value, seed=3)
+    back = precise.pullback(state.parameters, state.buffers, cotangent)
+    assert inner(back, direction) == pytest.approx(inner(cotangent, derivative), rel=1e-12)

@@ -268,5 +268,5 @@ def write_features(audit: Audit, run: RunFolder, wide: int = 6) -> dict[str, NDA
         found[split] = features
     weight = pa.FixedSizeListArray.from_arrays(centres.ravel(), wide)
     run.write_table("features/head.parquet", pa.table({"bias": np.zeros(classes), "weight": weight}))
-    run.write_json("features/features.json", {"head": "fc"})
+    run.write_json("features/features.json", {"head": "fc", "trained": True})
     return found

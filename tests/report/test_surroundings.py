@@ -56,3 +56,13 @@ def test_either_may_be_left_out(run):
     found = surroundings(folder, np.array([1, 2]), 0, 2, DECAY)
     assert found.neighbours == [[], []]
     assert surroundings(folder, np.array([1, 2]), 2, 0, DECAY).harmed == [[], []]
+
+
+def test_through_a_frozen_layer_nothing_harms_but_neighbours_are_neighbours(run):
+    _, folder, _ = run
+    before = surroundings(folder, np.array([17, 3]), 3, 2, DECAY)
+    folder.write_json("features/features.json", {"head": "fc", "trained": False})
+    found = surroundings(folder, np.array([17, 3]), 3, 2, DECAY)
+    assert any(before.harmed)
+    assert found.harmed == [[], []]
+    assert found.neighbours == before.neighbours

@@ -3,15 +3,25 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 
-from auditor.errors import InputError
+from auditor.data import prepare
+from auditor.distributed.loop import run_training
+from auditor.errors import InputError, StageError
+from auditor.initial_weights import settle_weights
+from auditor.opening import open_run
+from auditor.report.tracking import Tracking
 from auditor.review.evidence import Ranked
 from auditor.review.predecessor import carry_over, earlier_verdicts, predecessor
 from auditor.review.queue import fill_queue
 from auditor.review.verdicts import Verdict, read_verdicts, write_verdicts
+from auditor.sam import State
 from auditor.storage import RunFolder
+from auditor.trajectory import TrajectoryReader
+from tests.distributed.builders import config as small_audit
+from tests.distributed.builders import equal_states
 from tests.report.builders import Audit
 from tests.review.builders import answer, audited, ranked
 
@@ -106,3 +116,45 @@ def test_answers_that_nobody_has_read_are_carried_over_and_another_store_is_a_wa
     elsewhere = Audit().config(tmp_path / "c", mlflow={"tracking_uri": f"sqlite:///{tmp_path}/other.db"})
     assert earlier_verdicts(elsewhere, before) == []
     assert "is in another tracking store" in caplog.text
+
+
+def test_training_goes_on_from_the_final_weights_of_the_audit_that_mlflow_knows(tmp_path, uri):
+    shared = {
+        "model": {"name": "small_cnn", "args": {"widths": [4]}, "weights": "predecessor", "frozen": ["0.*", "1.*"]},
+        "train": {"epochs": 2, "batch_size": 50, "micro_batch_size": 50, "checkpoints": 2},
+        "mlflow": {"tracking_uri": uri, "experiment": f"weights {tmp_path}"},
+    }
+    found = []
+    for week in ("week-1", "week-2"):
+        audit = small_audit(tmp_path / week, **shared)
+        run = open_run(audit)
+        prepare(audit, run)
+        with Tracking(audit, run) as tracking:
+            found.append(settle_weights(audit, run))
+            assert run_training(audit, run, torch.device("cpu")) is None
+            run.write_bytes("report/ranked.parquet", b"")
+            run.write_json("evaluation.json", {"checkpoints": []})
+            tracking.log_training()
+    assert MlflowClient(uri).get_run(tracking.run_id).data.tags["auditor.initial_weights"] == found[1].sentences[0]
+    assert found[0].sentences == ["starts from seeded weights: there is no audit before this one"]
+    (last,) = found[1].sentences
+    assert last == f"starts from the weights in {tmp_path}/week-1/trajectory/checkpoints/step-00000008"
+    first, second = (TrajectoryReader(RunFolder(tmp_path / week)) for week in ("week-1", "week-2"))
+    begun, ended = second.state(0), first.state(8)
+    still = {name: torch.zeros_like(value) for name, value in ended.momentum.items()}
+    assert equal_states(begun, State(ended.parameters, still, ended.buffers))
+    assert not equal_states(begun, first.state(0))
+    # Frozen for two weeks.
+    seeded = first.state(0).buffers
+    assert all(torch.equal(second.state(8).buffers[name], value) for name, value in seeded.items())
+
+
+def test_where_mlflow_gives_no_answer_no_seeded_weights_stand_in_for_the_predecessors(tmp_path, uri):
+    audit = small_audit(tmp_path / "run", model={"weights": "predecessor"}, mlflow={"tracking_uri": uri})
+    run = open_run(audit)
+    prepare(audit, run)
+    run.write_json("mlflow.json", {"tracking_uri": uri, "experiment_id": "0", "run_id": "f" * 32})
+    assert predecessor(audit, run) is None
+    with pytest.raises((InputError, StageError)):
+        settle_weights(audit, run)
+    assert not run.exists("initial")
