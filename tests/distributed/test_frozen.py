@@ -15,7 +15,7 @@ from auditor.distributed.scoring_inputs import prepare_scoring
 from auditor.distributed.sweep import Sweep, sweep
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.edit_files import weights_folder
-from auditor.influence import derivatives_along, sample_logits
+from auditor.influence import Derivatives, sample_logits
 from auditor.methods import HIF
 from auditor.models.small_cnn import small_cnn
 from auditor.storage import RunFolder
@@ -122,7 +122,7 @@ def found_by_every_method(audit):
     """Influence of every training row, by method."""
     run = RunFolder(audit.run)
     trained, inputs, rows = TrainedRun(audit, run, CPU), prepare_scoring(audit, run, CPU), np.arange(50)
-    along = derivatives_along(trained.network, inputs.directions, trained.train.inputs(rows), trained.train.labels)
+    along = Derivatives(trained.network, inputs.directions)(trained.train.inputs(rows), trained.train.labels)
     found = {name: (weights * along.numpy()).sum(axis=1) for name, weights in inputs.weights.items()}
     solved = implicit_influence(audit, run, CPU)
     assert isinstance(solved, Implicit), solved
