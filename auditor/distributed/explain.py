@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.data import Dataset
+from auditor.distributed.computing import set_up
 from auditor.distributed.explain_inputs import Explaining, Images, Retrained, Sensitivity
 from auditor.distributed.remarks import pass_on
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
@@ -191,7 +191,7 @@ def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[r
     Computed where the accelerators are; without any, here.
     """
     if not config.resources.gpus_per_worker:
-        torch.set_num_threads(config.resources.cpus_per_worker)
+        set_up(config)
         explaining = Explaining(config, run, device_of(config))
         share_tensors()
         return explaining.images, explaining.retrained, [ray.put(part) for part in explaining.parts()]

@@ -17,6 +17,7 @@ from ray.util import ActorPool
 
 from auditor.config import Config, parse_config
 from auditor.distributed.cluster import is_own_cluster
+from auditor.distributed.computing import set_up
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.room import places, worker_resources
 from auditor.distributed.rows import reserved
@@ -72,7 +73,7 @@ class Retrainer:
 
     def __init__(self, settings: dict[str, Any], uri: str) -> None:
         config = parse_config(settings)
-        torch.set_num_threads(config.resources.cpus_per_worker)
+        set_up(config)
         device = torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
         self.trained = TrainedRun(config, RunFolder(uri), device)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from auditor.config import Config, parse_config
 from auditor.data import Dataset, inputs_of_batch
+from auditor.distributed.computing import set_up
 from auditor.distributed.loop import dtype_of, new_model
 from auditor.distributed.remarks import remark
 from auditor.distributed.room import worker_resources
@@ -37,7 +38,7 @@ class RowReader:
 
     def __init__(self, settings: dict[str, Any], uri: str) -> None:
         self.config = parse_config(settings)
-        torch.set_num_threads(self.config.resources.cpus_per_worker)
+        set_up(self.config)
         self.device = device_of(self.config)
         self.run = RunFolder(uri)
         self.rows = self.config.score.batch_size

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.data import Dataset
+from auditor.distributed.computing import set_up
 from auditor.distributed.journal import look_interval
 from auditor.distributed.remarks import pass_on, remark
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
@@ -166,7 +167,7 @@ def _columns(config: Config, prepared: ScoringInputs) -> list[str]:
 
 
 def _prepare(config: Config, run: RunFolder) -> ScoringInputs:
-    torch.set_num_threads(config.resources.cpus_per_worker)
+    set_up(config)
     return prepare_scoring(config, run, device_of(config))
 
 

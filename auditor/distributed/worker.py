@@ -14,17 +14,17 @@ def work(settings: dict[str, Any]) -> str | None:
     Returns:
         None at the end, or why a task has no result.
     """
-    import torch
     from ray.train.torch import get_device
 
     from auditor.config import parse_config
+    from auditor.distributed.computing import set_up
     from auditor.distributed.journal import Journal
     from auditor.distributed.tasks import TASKS
     from auditor.storage import RunFolder
     from auditor.trajectory import group
 
     config, run = parse_config(settings["config"]), RunFolder(settings["run"])
-    torch.set_num_threads(config.resources.cpus_per_worker)
+    set_up(config)
     journal = Journal(run) if group.rank() == 0 else None
     for name in settings["tasks"]:
         task = TASKS[name]
