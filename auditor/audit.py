@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,9 +220,10 @@ class Audit:
             StageError: Training has not ended, or a score is not finite.
         """
         TrajectoryReader(self.folder)
-        if not self._scored:
-            self._on_workers(*self._tasks)
-        return self._score()
+        with self._ray_to_score():
+            if not self._scored:
+                self._on_workers(*self._tasks)
+            return self._score()
 
     def _score(self) -> int:
         if not self._scored:
@@ -242,10 +243,11 @@ class Audit:
         """
         from auditor.fidelity.verification import planned, verified
 
-        if not self._scored:
-            self.score()
-        removals = planned(self.config, self.folder)
-        self._retrain(removals, "verify")
+        with self._ray_to_score():
+            if not self._scored:
+                self.score()
+            removals = planned(self.config, self.folder)
+            self._retrain(removals, "verify")
         found = verified(self.folder, removals)
         log.info("verify: %d retrainings without chosen samples", len(removals) - 1)
         return found
@@ -423,6 +425,19 @@ class Audit:
         from auditor.distributed.cluster import cluster
 
         return cluster(self.config.resources, self._verbose)
+
+    def _ray_to_score(self) -> AbstractContextManager[None]:
+        """One cluster for all that scoring still needs, and for what follows; none where all is scored.
+
+        What would go wrong is said before it starts.
+        """
+        if self._scored:
+            return nullcontext()
+        from auditor.distributed.tasks import unfinished
+
+        TrajectoryReader(self.folder)
+        unfinished(self.config, self.folder, self._tasks)
+        return self._ray()
 
     def _log_more(self, stage: str, numbers: dict[str, Any], folder: str | None = None) -> None:
         """Log more to the audit's MLflow run, where it has one; what was found stands in the run folder anyway."""

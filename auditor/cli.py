@@ -12,25 +12,26 @@ import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from auditor.audit import Audit
 from auditor.config import load_config
 from auditor.errors import InputError
 from auditor.fidelity.edit_files import EDITS
-from auditor.fidelity.edit_table import edit_table
 from auditor.fidelity.words import fidelity_table
 from auditor.parcel import pack
-from auditor.plan import Plan
 from auditor.process import ending, talk
 from auditor.report import Summary, verdict
 from auditor.report.masking import mask
 from auditor.review.comparison import compare as compare_runs
-from auditor.review.export import Export
 from auditor.review.review import sentences
 from auditor.storage import RunFolder
+
+if TYPE_CHECKING:
+    from auditor.audit import Audit
+    from auditor.plan import Plan
+    from auditor.review.export import Export
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -67,7 +68,10 @@ def stage(function: Callable[..., None]) -> click.Command:
         config: str, run: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool, **own: Any
     ) -> None:
         talk(quiet=as_json, verbose=verbose)
-        function(Request(config, Audit.from_yaml(config, overrides, run, verbose), as_json), **own)
+        settings = load_config(config, overrides, run)
+        from auditor.audit import Audit  # and with it torch, for which neither a mistake nor another command waits
+
+        function(Request(config, Audit(settings, verbose), as_json), **own)
 
     return cli.command()(command)
 
@@ -212,6 +216,8 @@ def edit(request: Request, samples: str | None) -> None:
     if request.as_json:
         _print_json(found.to_json())
         return
+    from auditor.fidelity.edit_table import edit_table
+
     click.echo(f"\nWithout {found.samples:,} of {found.rows:,} training samples ({found.kind}):\n")
     for line in edit_table(found):
         click.echo(line)

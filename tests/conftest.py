@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from types import SimpleNamespace
 
@@ -59,6 +60,37 @@ def store():
     started = Store()
     yield started
     started.end()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One real MLflow server for all tests that do not end it; each makes its own experiment."""
+    from tests.review.servers import Server
+
+    started = Server(tmp_path_factory.mktemp("server"))
+    try:
+        started.start()
+        yield started
+    finally:
+        started.kill()
+
+
+@pytest.fixture(scope="session")
+def running_cluster():
+    """The environment of commands that are to use a real Ray cluster which is there, and not to start one each.
+
+    In this process, ray.init changes how later commands prove who they are; with this cluster they need no proof.
+    """
+    from ray.cluster_utils import Cluster
+
+    # A folder of its own: in Ray's usual one, others on this machine would find the cluster and take it for theirs.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        head = {"num_cpus": 4, "temp_dir": folder, "include_dashboard": False, "object_store_memory": 150 * 2**20}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            started = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+        yield {"RAY_ADDRESS": started.address, "RAY_AUTH_MODE": "disabled"}
+        started.shutdown()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 import yaml
 from mlflow import MlflowClient
@@ -110,6 +111,14 @@ def finished(tmp_path_factory):
 def beside_own_model(finished, monkeypatch):
     monkeypatch.chdir(finished.cwd)
     monkeypatch.syspath_prepend(finished.cwd)
+
+
+@pytest.fixture
+def without_ray(command, beside_own_model, monkeypatch):
+    """Runs the command in this process, beside the model of one's own; who starts or looks for Ray with this fails."""
+    ray.shutdown()
+    monkeypatch.setenv("RAY_ADDRESS", NOWHERE["RAY_ADDRESS"])
+    return command
 
 
 def contents(folder):
@@ -297,23 +306,23 @@ def test_a_second_run_says_that_all_is_done_and_starts_nothing(finished):
     assert contents(finished.cwd) == before
 
 
-def test_another_configuration_on_the_same_folder_is_refused_with_the_difference(finished):
+def test_another_configuration_on_the_same_folder_is_refused_with_the_difference(finished, without_ray):
     before = contents(finished.cwd)
-    refused = auditor(finished.cwd, "run", "audit.yaml", "--set", "train.epochs=9", **NOWHERE)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.count("\n") == 1
-    assert "was made with another configuration (train.epochs: 20 → 9)" in refused.stderr
+    refused = without_ray("run", "audit.yaml", "--set", "train.epochs=9")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.count("\n") == 1
+    assert "was made with another configuration (train.epochs: 20 → 9)" in refused.err
     assert contents(finished.cwd) == before
 
 
-def test_the_report_can_be_written_again_from_what_is_there(finished):
+def test_the_report_can_be_written_again_from_what_is_there(finished, without_ray):
     before = contents(finished.run.local)
-    again = auditor(finished.cwd, "report", "audit.yaml", "--json", **NOWHERE)
-    assert again.returncode == 0, again.stderr
+    again = without_ray("report", "audit.yaml", "--json")
+    assert again.code == 0, again.err
     after = contents(finished.run.local)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed <= {"stages.json", "report/summary.json", "report/report.html"}
-    assert json.loads(again.stdout).items() <= finished.run.read_json("report/summary.json").items()
+    assert json.loads(again.out).items() <= finished.run.read_json("report/summary.json").items()
 
 
 def test_python_and_the_command_agree(finished, beside_own_model):
@@ -330,11 +339,11 @@ def test_python_and_the_command_agree(finished, beside_own_model):
     assert summary.html == f"{finished.run}/report/report.html"
 
 
-def test_misclassified_images_are_explained_once_and_stand_in_mlflow(finished, tmp_path):
+def test_misclassified_images_are_explained_once_and_stand_in_mlflow(finished, running_cluster, without_ray, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(finished.run.local, again)
     arguments = ("explain", "audit.yaml", "--run", str(again), "--set", "explain.images=3")
-    done = auditor(finished.cwd, *arguments)
+    done = auditor(finished.cwd, *arguments, **running_cluster)
     assert done.returncode == 0, done.stderr
     assert "validation images are misclassified; the 3 of the highest loss are explained by ekfac" in done.stdout
     assert f"Page: {again}/explain/explain.html" in done.stdout
@@ -342,19 +351,19 @@ def test_misclassified_images_are_explained_once_and_stand_in_mlflow(finished, t
     stored = {file.path for file in finished.client.list_artifacts(finished.logged.info.run_id, "explain")}
     assert {"explain/explain.html", "explain/images.parquet", "explain/influence.parquet"} <= stored
     # Nothing is computed again, and no Ray is looked for.
-    once_more = auditor(finished.cwd, *arguments, "--json", **NOWHERE)
-    assert once_more.returncode == 0, once_more.stderr
-    assert [image["sample_id"] for image in json.loads(once_more.stdout)["images"]] == re.findall(
+    once_more = without_ray(*arguments, "--json")
+    assert once_more.code == 0, once_more.err
+    assert [image["sample_id"] for image in json.loads(once_more.out)["images"]] == re.findall(
         r"^  (digits-\d{4})  labelled", done.stdout, re.MULTILINE
     )
 
 
-def test_an_edit_is_computed_once_judged_and_a_version_in_mlflow(finished, tmp_path):
+def test_an_edit_is_computed_once_judged_and_a_version_in_mlflow(finished, running_cluster, without_ray, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(finished.run.local, again)
     chosen = ("--set", "edit.remove=harmful", "--set", "edit.compare=true", "--set", "edit.methods=[gif, replay]")
     arguments = ("edit", "audit.yaml", "--run", str(again), *chosen)
-    done = auditor(finished.cwd, *arguments)
+    done = auditor(finished.cwd, *arguments, **running_cluster)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "Without 20 of 400 training samples (harmful):" in lines
@@ -364,15 +373,15 @@ def test_an_edit_is_computed_once_judged_and_a_version_in_mlflow(finished, tmp_p
     key = re.search(r"^Weights: \S+/edits/(\w+)$", done.stdout, re.MULTILINE)[1]
     versions = finished.client.search_model_versions("name='weekly'")
     assert {version.tags.get("auditor.method") for version in versions} == {None, "gif", "replay"}
-    once_more = auditor(finished.cwd, *arguments, "--json", **NOWHERE)
-    assert once_more.returncode == 0, once_more.stderr
-    found = json.loads(once_more.stdout)
+    once_more = without_ray(*arguments, "--json")
+    assert once_more.code == 0, once_more.err
+    found = json.loads(once_more.out)
     assert found["key"] == key
     assert found["methods"]["replay"]["distance"] < found["methods"]["recorded"]["distance"] == 1.0
     (tmp_path / "ids.txt").write_text("nobody\n")
-    wrong = auditor(finished.cwd, "edit", "audit.yaml", "--run", str(again), "--samples", str(tmp_path / "ids.txt"))
-    assert wrong.returncode == 2
-    assert wrong.stderr.strip().endswith(f"error: edit: nobody is no training sample of {again}")
+    wrong = without_ray("edit", "audit.yaml", "--run", str(again), "--samples", str(tmp_path / "ids.txt"))
+    assert wrong.code == 2
+    assert wrong.err.strip().endswith(f"error: edit: nobody is no training sample of {again}")
 
 
 def test_a_run_folders_own_configuration_is_the_same_audit(finished, beside_own_model):

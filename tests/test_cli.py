@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 
 from auditor.cli import cli
@@ -185,14 +186,19 @@ def test_a_model_of_ones_own_is_found_beside_the_caller(tmp_path):
 
 
 @pytest.mark.ray
-def test_verify_scores_trains_again_and_later_does_only_what_is_new(tmp_path, command, monkeypatch):
+def test_verify_scores_trains_again_and_later_does_only_what_is_new(tmp_path, command, monkeypatch, running_cluster):
     path = written(tmp_path, **{"verify.leave_one_out": 1, "verify.subsets": 3})
     run = train_here(config("runs/a"))
-    ended = auditor(tmp_path, "verify", path)
-    assert ended.returncode == 0, ended.stderr
+    ray.shutdown()  # other tests may still be connected
+    connections, connect = [], ray.init
+    with monkeypatch.context() as counting:
+        counting.setattr(ray, "init", lambda *where, **options: connections.append(where) or connect(*where, **options))
+        ended = command("verify", path)
+    assert ended.code == 0, ended.err
+    assert len(connections) == 1, "features, scores and retrainings share a cluster"
     first = {name: run.read_bytes(f"verify/retrainings/{name}") for name in run.names("verify/retrainings")}
     assert len(first) == 1 + 1 + 1 + 3
-    head, *lines = ended.stdout.splitlines()
+    head, *lines = ended.out.splitlines()
     assert head.split("  ")[0] == "method"
     assert [line.split()[0] for line in lines] == ["gif", "loss", "margin", "aum", "auto"]
     assert "LDS 5%" in head
@@ -200,10 +206,10 @@ def test_verify_scores_trains_again_and_later_does_only_what_is_new(tmp_path, co
     with monkeypatch.context() as nowhere:
         nowhere.setenv("RAY_ADDRESS", "127.0.0.1:9")  # who starts or looks for Ray fails
         again = command("verify", path)
-    assert (again.code, again.out) == (0, ended.stdout), again.err
+    assert (again.code, again.out) == (0, ended.out), again.err
     assert run.names("verify/retrainings") == sorted(first)
 
-    more = auditor(tmp_path, "verify", path, "--json", "--set", "verify.subsets=4")
+    more = auditor(tmp_path, "verify", path, "--json", "--set", "verify.subsets=4", **running_cluster)
     assert more.returncode == 0, more.stderr
     told = json.loads(more.stdout)
     assert (told["ones"], told["subsets"]) == (1, {"0.05": 4})
@@ -215,19 +221,19 @@ def test_verify_scores_trains_again_and_later_does_only_what_is_new(tmp_path, co
 
 
 @pytest.mark.ray
-def test_a_server_that_does_not_answer_is_named_before_any_training(tmp_path):
+def test_a_server_that_does_not_answer_is_named_before_any_training(tmp_path, running_cluster):
     path = written(tmp_path, **{"mlflow.tracking_uri": "http://127.0.0.1:9"})
-    ended = auditor(tmp_path, "run", path, "--json")
+    ended = auditor(tmp_path, "run", path, "--json", **running_cluster)
     refused = SimpleNamespace(code=ended.returncode, out=ended.stdout, err=ended.stderr)
     assert_refused(refused, "mlflow.tracking_uri http://127.0.0.1:9: no server answers there")
     assert not (tmp_path / "runs/a/trajectory").exists()
 
 
 @pytest.mark.ray
-def test_a_diverging_training_exits_with_one_and_the_step(tmp_path):
+def test_a_diverging_training_is_not_tried_again_and_exits_with_one_and_the_step(tmp_path, running_cluster):
     changes = {"model.name": "mlp", "model.args": {}, "train.optimizer.learning_rate": 1e12}
     path = written(tmp_path, **changes, **{"mlflow.tracking_uri": "sqlite:///mlflow.db"})
-    ended = auditor(tmp_path, "run", path, "--json")
+    ended = auditor(tmp_path, "run", path, "--json", **running_cluster)
     refused = SimpleNamespace(code=ended.returncode, out=ended.stdout, err=ended.stderr)
     assert_refused(refused, "training stopped at step ", code=1)
     assert re.search(r"step \d+: the loss is (nan|inf)", ended.stderr)

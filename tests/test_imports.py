@@ -130,7 +130,8 @@ def test_every_public_name_is_there():
 
 @pytest.mark.parametrize("module", ["auditor.cli", "auditor.distributed.worker"])
 def test_commands_and_the_training_controller_start_without_the_engines(module):
-    """`--help` waits for no Ray; Ray's controller, which loads the worker's module, for no torch."""
-    engines = {"auditor.cli": ("ray", "mlflow", "matplotlib"), "auditor.distributed.worker": ("torch",)}[module]
+    """`--help` and `submit` wait for none; Ray's controller, which loads the worker's module, waits for no torch."""
+    commands = ("ray", "mlflow", "matplotlib", "torch")
+    engines = {"auditor.cli": commands, "auditor.distributed.worker": ("torch",)}[module]
     found = run_python(f"import sys, {module}; print(sorted(set({engines!r}) & sys.modules.keys()))")
     assert found.strip() == "[]"

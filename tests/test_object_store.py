@@ -107,10 +107,10 @@ def test_a_store_that_answers_503_is_asked_again_more_often_than_pyarrow_would(r
     run.write_bytes("a", b"1")
     copy = pickle.loads(pickle.dumps(run.filesystem))  # noqa: S301 - its own bytes
     before, began = store.gate.refused, time.monotonic()
-    store.gate.refuse(5)
+    store.gate.refuse(3)
     with copy.open_input_stream(run.full("a")) as stream:
         assert stream.read() == b"1"
-    assert time.monotonic() - began >= 5
+    assert time.monotonic() - began >= 3
     assert store.gate.refused - before > 3
 
 
@@ -119,7 +119,7 @@ def test_what_travels_to_other_processes_holds_no_credentials(run):
 
 
 def test_a_store_that_is_away_is_told_in_seconds_and_a_busy_one_is_waited_for(run, store, monkeypatch):
-    store.gate.refuse(5)
+    store.gate.refuse(2)
     reach(run.uri)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     audit, began = config(run.uri), time.monotonic()

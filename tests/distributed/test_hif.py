@@ -15,49 +15,36 @@ from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.workers import run_on_workers
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
-from tests.distributed.builders import config, train_in_processes
-
-SMALL = {
-    "data": {"source": {"kind": "digits"}, "limit": {"train": 50, "validation": 20, "test": 20}},
-    "model": {"name": "small_cnn", "args": {"widths": [4]}},
-    "train": {"epochs": 2, "batch_size": 16, "micro_batch_size": 8, "checkpoints": 2, "precision": "float64"},
-    "score": {"methods": ["hif_full", "ekfac", "loss"]},
-    "report": {"rank_by": "hif_full"},
-    "hif": {"iterations": 5, "damping": 0.1, "tolerance": 1e-6},
-}
+from tests.distributed.builders import config
+from tests.distributed.conftest import SMALL
 
 
 @pytest.mark.ray
-def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ray_cluster, caplog):
-    audit = config(tmp_path, resources={"train_workers": 2}, **SMALL)
-    run = RunFolder(tmp_path)
-    prepare(audit, run)
+def test_two_ray_workers_leave_the_influence_that_one_process_finds(computed, caplog):
     with pytest.raises(StageError, match="train first"):
-        run_on_workers(audit, run, ["hif"])
-    train_in_processes(audit, 1)
-
-    run_on_workers(audit, run, ["hif"])
+        run_on_workers(computed.untrained, RunFolder(computed.untrained.run), ["hif"])
+    audit, run = computed.audit, computed.run
     found = Hif.read(run)
     assert set(found.columns) == {"hif_full", "ekfac"}
     alone = implicit_influence(audit, run, torch.device("cpu"))
-    for column, values in read_row_scores(run).items():
-        np.testing.assert_allclose(values, alone.influence[column], rtol=1e-6, atol=1e-12)
+    scores = read_row_scores(run)
+    for column in found.columns:
+        np.testing.assert_allclose(scores[column], alone.influence[column], rtol=1e-6, atol=1e-12)
     assert not [name for name in run.names("", hidden=True) if name.startswith(".")]
 
     # What is there is left alone, and a solve that was stopped early is never silent.
-    before = (tmp_path / "hif/influence.parquet").stat().st_mtime_ns
+    before = (run.local / "hif/influence.parquet").stat().st_mtime_ns
     with caplog.at_level(logging.WARNING, logger="auditor"):
         assert Audit(audit).hif() == found
-    assert (tmp_path / "hif/influence.parquet").stat().st_mtime_ns == before
+    assert (run.local / "hif/influence.parquet").stat().st_mtime_ns == before
     assert not found.columns["hif_full"].converged
     assert "hif_full: gmres left a relative residual of" in caplog.text
 
     assert Audit(audit).score() == 50
-    scores = run.read_table("scores").to_pandas()
+    table = run.read_table("scores").to_pandas()
     names = {name: row for row, name in enumerate(run.read_table("dataset/train")["sample_id"].to_pylist())}
-    kept = read_row_scores(run)["hif_full"]
-    assert dict(zip(scores["sample_id"], scores["hif_full"], strict=True)) == {
-        name: kept[row] for name, row in names.items()
+    assert dict(zip(table["sample_id"], table["hif_full"], strict=True)) == {
+        name: scores["hif_full"][row] for name, row in names.items()
     }
 
 

@@ -16,8 +16,9 @@ SUBMIT = """
 import sys
 from ray.job_submission import JobSubmissionClient
 client = JobSubmissionClient(sys.argv[1])
-for name, seconds, code in (("good", 6, 0), ("bad", 0, 3)):
-    client.submit_job(entrypoint=f"sh -c 'sleep {seconds}; exit {code}'", submission_id=name)
+until_let_go = f"until [ -e {sys.argv[2]} ]; do sleep 0.1; done"
+for name, what in (("good", until_let_go), ("bad", "exit 3")):
+    client.submit_job(entrypoint=f"sh -c '{what}'", submission_id=name)
 """
 AWAIT = """
 import sys
@@ -48,12 +49,15 @@ def python(program, *arguments):
 
 
 @pytest.mark.ray
-def test_a_job_that_somebody_else_handed_in_is_waited_for(address):
+def test_a_job_that_somebody_else_handed_in_is_waited_for(address, tmp_path):
     assert await_cluster(address, 0.0, Event())
-    assert python(SUBMIT, address).wait(60) == 0
+    assert python(SUBMIT, address, str(tmp_path / "go")).wait(60) == 0
     asked = [("good", 120), ("bad", 120), ("unknown", 120), ("good", 0)]
-    waiting = [python(AWAIT, address, name, str(seconds)) for name, seconds in asked]
-    assert [process.communicate(timeout=120)[0].strip() for process in waiting] == ["True", "False", "None", "None"]
+    good, *others = [python(AWAIT, address, name, str(seconds)) for name, seconds in asked]
+    assert [process.communicate(timeout=120)[0].strip() for process in others] == ["False", "None", "None"]
+    assert good.poll() is None
+    (tmp_path / "go").touch()
+    assert good.communicate(timeout=120)[0].strip() == "True"
 
 
 def test_a_cluster_that_is_away_is_waited_for_so_long():

@@ -20,33 +20,28 @@ from auditor.distributed.workers import run_on_workers
 from auditor.errors import InputError, StageError
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
-from tests.distributed.builders import config, in_processes, ray_train_workers, train_in_processes
+from tests.distributed.builders import config, in_processes, ray_train_workers
 
 SMALL = {"train": {"epochs": 2, "batch_size": 32, "micro_batch_size": 8, "checkpoints": 3}}
 
 
 @pytest.mark.ray
-def test_two_ray_workers_leave_the_influence_that_one_process_finds(tmp_path, ray_cluster):
-    audit = config(tmp_path, resources={"train_workers": 2}, **SMALL)
-    run = RunFolder(tmp_path)
-    prepare(audit, run)
+def test_two_ray_workers_leave_the_influence_that_one_process_finds(computed):
     with pytest.raises(StageError, match="train first"):
-        run_on_workers(audit, run, ["replay"])
-    train_in_processes(audit, 2)
-
-    run_on_workers(audit, run, ["replay"])
+        run_on_workers(computed.untrained, RunFolder(computed.untrained.run), ["replay"])
+    audit, run = computed.audit, computed.run
     found = Replay.read(run)
-    assert found.drift == {"12": 0.0, "6": 0.0}
+    assert found.drift == {"6": 0.0, "3": 0.0}
     alone = sweep(audit, run, torch.device("cpu"))
     influence = read_row_scores(run)["replay"]
-    np.testing.assert_allclose(influence, alone.influence, rtol=1e-2, atol=1e-3 * np.abs(influence).max())
-    assert found.predictability == pytest.approx(alone.predictability, rel=1e-3)
+    np.testing.assert_allclose(influence, alone.influence, rtol=1e-6, atol=1e-9 * np.abs(influence).max())
+    assert found.predictability == pytest.approx(alone.predictability, rel=1e-6)
     assert not [name for name in run.names("", hidden=True) if name.startswith(".")]
 
     # What is there is left alone: nothing is swept again.
-    before = (tmp_path / "replay/influence.parquet").stat().st_mtime_ns
+    before = (run.local / "replay/influence.parquet").stat().st_mtime_ns
     run_on_workers(audit, run, ["replay"])
-    assert (tmp_path / "replay/influence.parquet").stat().st_mtime_ns == before
+    assert (run.local / "replay/influence.parquet").stat().st_mtime_ns == before
 
 
 CNN = {"widths": [8]}

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest
 from tests.distributed.builders import config
-from tests.jobs.clusters import ROOT, job_environment
+from tests.jobs.clusters import ROOT, Head, job_environment
 
 pytestmark = pytest.mark.ray
 
@@ -38,6 +38,17 @@ print("going on", flush=True)
 pathlib.Path({done!r}).touch()
 sys.exit(3)
 """
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A cluster for all of them."""
+    started = Head()
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.end()
 
 
 @pytest.fixture

@@ -8,31 +8,25 @@ from tests.review.servers import Server
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """One real MLflow server for all tests that do not end it; each makes its own experiment."""
-    started = Server(tmp_path_factory.mktemp("server"))
-    try:
-        started.start()
-        yield started
-    finally:
-        started.kill()
-
-
-@pytest.fixture(scope="session")
 def uri(tmp_path_factory):
     """One SQLite store for all tests, as its tables take seconds to make; each test makes its own experiment."""
     return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
 
 
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory):
+    """A real MLflow server that tests end and start again."""
+    made = Server(tmp_path_factory.mktemp("mortal"))
+    yield made
+    made.kill()
+
+
 @pytest.fixture
-def own_server(tmp_path):
-    """A real MLflow server to end and start again."""
-    started = Server(tmp_path)
-    try:
-        started.start()
-        yield started
-    finally:
-        started.kill()
+def own_server(mortal):
+    """The same, running; for one test to do with as it likes, in an experiment of its own."""
+    if not mortal.running:
+        mortal.start()
+    return mortal
 
 
 @pytest.fixture

@@ -46,6 +46,10 @@ class Server:
                 return
         raise AssertionError("the server did not answer within two minutes")
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def kill(self) -> None:
         if self._process is not None:
             with suppress(ProcessLookupError):

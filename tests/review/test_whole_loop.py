@@ -36,16 +36,16 @@ AUDIT = {
 }
 
 
-def command(cwd, *arguments):
-    done = auditor(cwd, *arguments)
+def command(cwd, *arguments, **environment):
+    done = auditor(cwd, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_ten_decisions_made_in_mlflow_are_settled_in_the_report_of_the_next_training(server, tmp_path):
+def test_ten_decisions_made_in_mlflow_are_settled_in_the_report_of_the_next_training(server, running_cluster, tmp_path):
     mlflow = {"tracking_uri": server.address, "experiment": f"loop {tmp_path}"}
     (tmp_path / "audit.yaml").write_text(yaml.safe_dump({**AUDIT, "mlflow": mlflow}))
-    command(tmp_path, "run", "audit.yaml")
+    command(tmp_path, "run", "audit.yaml", **running_cluster)
     run = RunFolder(tmp_path / "runs/first")
     config = load_config(tmp_path / "audit.yaml", run=run.uri)
     lines = Ranked.read(run).to_look_at()[:10]
@@ -58,7 +58,7 @@ def test_ten_decisions_made_in_mlflow_are_settled_in_the_report_of_the_next_trai
     command(tmp_path, "export", "audit.yaml", "--to", "cleaned")
     assert pq.read_metadata(tmp_path / "cleaned/train.parquet").num_rows == 300 - words["remove"]
 
-    command(tmp_path, "run", "cleaned/audit.yaml")
+    command(tmp_path, "run", "cleaned/audit.yaml", **running_cluster)
     following = RunFolder(tmp_path / "runs/first-next")
     found = following.read_json("report/summary.json")["comparison"]
     assert found["predecessor"] == run.uri

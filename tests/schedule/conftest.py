@@ -37,6 +37,14 @@ class Schedule:
         """What a keeper has logged."""
         return (self.folder / f"keeper-{self.keepers.index(keeper)}.log").read_text()
 
+    def await_saying(self, keeper: subprocess.Popen[bytes], words: str) -> None:
+        """Wait until a keeper has logged some words."""
+        for _ in range(600):
+            if words in self.said(keeper):
+                return
+            time.sleep(0.05)
+        pytest.fail(f"nobody said {words}: {self.said(keeper)}")
+
     def stop(self, keeper: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> str:
         """End a keeper; returns what it said."""
         keeper.send_signal(number)

@@ -20,6 +20,8 @@ class Nodes:
 
     def __init__(self) -> None:
         head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE}
+        # A lost node is noticed in two seconds, not in Ray's fifteen.
+        head["_system_config"] = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
         # Nodes are made on another thread, where no handler for the end of the process can be set.
         self._cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         self._workers = [self._new(), self._new()]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from auditor.data import prepare
+from auditor.distributed.cluster import cluster
 from auditor.distributed.workers import run_on_workers
 from auditor.errors import StageError
 from auditor.storage import RunFolder
@@ -35,20 +36,21 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_stops_training_in_a_sentence_and_room_lets_it_end_as_if_nothing_had_happened(
-    small_disk: Path, tmp_path, nodes
+    small_disk: Path, tmp_path
 ):
     network = {"name": "small_cnn", "args": {"widths": [32, 32]}}
     whole = train_here(config(tmp_path / "whole", train=TRAIN, model=network))
     audit = config(small_disk / "run", train=TRAIN, model=network, resources={"max_failures": 0})
     run = RunFolder(audit.run)
     prepare(audit, run)
-    with pytest.raises(StageError, match=r"train gave up: .*No space left on device"):
+    with cluster(audit.resources):
+        with pytest.raises(StageError, match=r"train gave up: .*No space left on device"):
+            run_on_workers(audit, run, ["train"])
+        left = Manifest.read(run)
+        assert left is not None
+        assert 0 < len(left.checkpoints) < len(left.checkpoint_steps)
+        assert mounted("-o", "remount,size=64m", str(small_disk))
         run_on_workers(audit, run, ["train"])
-    left = Manifest.read(run)
-    assert left is not None
-    assert 0 < len(left.checkpoints) < len(left.checkpoint_steps)
-    assert mounted("-o", "remount,size=64m", str(small_disk))
-    run_on_workers(audit, run, ["train"])
     before, after = TrajectoryReader(whole), TrajectoryReader(run)
     for checkpoint in after.manifest.checkpoints:
         assert equal_states(before.state(checkpoint), after.state(checkpoint))

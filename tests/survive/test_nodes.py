@@ -6,15 +6,17 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+import torch
 
 from auditor.data import prepare
 from auditor.distributed.partial_sweep import PartialSweeps
 from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.score import score_on_ray
+from auditor.distributed.tasks import TASKS
 from auditor.distributed.workers import run_on_workers
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest, TrajectoryReader
-from tests.distributed.builders import config, equal_states
+from tests.distributed.builders import config, equal_states, in_processes
 
 pytestmark = pytest.mark.ray
 
@@ -31,12 +33,18 @@ def audit(run, model=None):
     return config(run, **{**SETTINGS, "model": model or {"name": "small_cnn", "args": CNN}})
 
 
+def _train_and_replay(rank, plain):
+    for task in ("train", "replay"):
+        assert TASKS[task].work(plain, RunFolder(plain.run), torch.device("cpu"), lambda _: None) is None
+
+
 @pytest.fixture(scope="module")
 def undisturbed(nodes, tmp_path_factory):
+    """Trained and swept by as many processes that nobody looks after."""
     plain = audit(tmp_path_factory.mktemp("undisturbed"))
     run = RunFolder(plain.run)
     prepare(plain, run)
-    run_on_workers(plain, run, ["train", "replay"])
+    in_processes(_train_and_replay, 2, plain)
     score_on_ray(plain, run)
     return run
 
