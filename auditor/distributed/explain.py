@@ -191,7 +191,7 @@ def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[r
     Computed where the accelerators are; without any, here.
     """
     if not config.resources.gpus_per_worker:
-        set_up(config)
+        set_up(config.resources.cpus_per_worker)
         explaining = Explaining(config, run, device_of(config))
         share_tensors()
         return explaining.images, explaining.retrained, [ray.put(part) for part in explaining.parts()]

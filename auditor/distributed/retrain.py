@@ -73,7 +73,7 @@ class Retrainer:
 
     def __init__(self, settings: dict[str, Any], uri: str) -> None:
         config = parse_config(settings)
-        set_up(config)
+        set_up(config.resources.cpus_per_worker)
         device = torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
         self.trained = TrainedRun(config, RunFolder(uri), device)
 

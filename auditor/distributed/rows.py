@@ -38,7 +38,7 @@ class RowReader:
 
     def __init__(self, settings: dict[str, Any], uri: str) -> None:
         self.config = parse_config(settings)
-        set_up(self.config)
+        set_up(self.config.resources.cpus_per_worker)
         self.device = device_of(self.config)
         self.run = RunFolder(uri)
         self.rows = self.config.score.batch_size

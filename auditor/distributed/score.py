@@ -167,7 +167,7 @@ def _columns(config: Config, prepared: ScoringInputs) -> list[str]:
 
 
 def _prepare(config: Config, run: RunFolder) -> ScoringInputs:
-    set_up(config)
+    set_up(config.resources.cpus_per_worker)
     return prepare_scoring(config, run, device_of(config))
 
 

@@ -24,7 +24,7 @@ def work(settings: dict[str, Any]) -> str | None:
     from auditor.trajectory import group
 
     config, run = parse_config(settings["config"]), RunFolder(settings["run"])
-    set_up(config)
+    set_up(config.resources.cpus_per_worker)
     journal = Journal(run) if group.rank() == 0 else None
     for name in settings["tasks"]:
         task = TASKS[name]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from auditor.distributed.computing import set_up
 from auditor.influence import Derivatives, Directions, Point, PreciseStatistics, query_gradient, sample_logits
 from auditor.influence.ekfac import EKFAC
 from auditor.models import build_model
@@ -65,10 +66,15 @@ class Problem:
     def gradient(self) -> dict[str, Tensor]:
         return query_gradient(self.network, self.precise, self.point, [self.query])
 
+    def derivatives(self, tangents: list[dict[str, Tensor]], compile: bool = False) -> Derivatives:
+        many = Directions.along(self.precise, self.parameters, self.buffers, tangents)
+        return Derivatives(self.network, [many], compile)
+
     def along(self, tangents: list[dict[str, Tensor]]) -> Tensor:
         """[rows, tangents]"""
-        many = Directions.along(self.precise, self.parameters, self.buffers, tangents)
-        derivatives = Derivatives(self.network, [many])
+        return self.score(self.derivatives(tangents))
+
+    def score(self, derivatives: Derivatives) -> Tensor:
         return torch.cat([derivatives(inputs, labels) for inputs, labels in self.batches()])
 
     def outside_norms(self, name: str) -> bool:
@@ -87,6 +93,11 @@ def every(_: str) -> bool:
 
 def ours(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
     return lambda: problem.along([problem.gradient()])[:, 0], every
+
+
+def ours_compiled(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+    derivatives = problem.derivatives([problem.gradient()], compile=True)  # once, before time is taken
+    return lambda: problem.score(derivatives)[:, 0], every
 
 
 def ours_ekfac(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
@@ -201,6 +212,9 @@ def kronfluence(strategy: str, factors: bool) -> Callable[..., tuple[Callable[[]
 
 CONTENDERS: dict[str, Callable[..., tuple[Callable[[], Tensor], Everything | None]]] = {
     "auditor, one query": ours,
+    "auditor, one query, compiled": ours_compiled,
+    "auditor, 16 queries": lambda problem, _: (lambda: problem.along([problem.gradient()] * 16)[:, 3], every),
+    "auditor, 256 queries": lambda problem, _: (lambda: problem.along([problem.gradient()] * 256)[:, 7], every),
     "captum TracInCP": captum,
     "captum TracInCPFast (last layer alone)": captum_fast,
     "dattri TracIn": dattri,
@@ -224,7 +238,7 @@ def _load(model: nn.Module, path: str) -> float:
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Time and memory of one contender, in this process."""
-    torch.set_num_threads(given.threads)
+    set_up(given.threads)
     problem = Problem(given.network, given.rows, given.batch, given.device)
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -10,7 +10,6 @@ PROGRAM = """
 import resource
 import torch
 from auditor.distributed.computing import set_up
-from tests.distributed.builders import config
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,7 +18,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 first = faults()
-set_up(config("unused", resources={"cpus_per_worker": 1}))
+set_up(threads=1)
 faults()
 print(first, faults(), torch.get_num_threads())
 """
