@@ -49,6 +49,8 @@ class Trained:
             "train.checkpoints=10",
             "train.optimizer.warmup_epochs=0",
             "score.methods=[gif, loss]",
+            "report.rank_by=gif",
+            "resources.score_actors=1",
         ]
         return load_config(self._given.config, [*self._given.overrides, *fixed, *changes], run=str(run))
 
