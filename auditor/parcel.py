@@ -92,12 +92,16 @@ def _refuse_credentials(config: Config, origin: str) -> None:
 
 
 def _refuse_relative_places(config: Config, origin: str) -> None:
-    found = [f"{key} {place}" for key, place in _places(config) if "://" not in place and not place.startswith("/")]
-    if found:
+    if found := relative_places(config):
         raise InputError(
             f"{origin}: a job would look for {' and '.join(found)} in a working directory of its own: name a URI, or "
             "an absolute path that all machines of the cluster share"
         )
+
+
+def relative_places(config: Config) -> list[str]:
+    """Keys with the places they name, of all that only this machine's working directory would find."""
+    return [f"{key} {place}" for key, place in _places(config) if "://" not in place and not place.startswith("/")]
 
 
 def _places(config: Config) -> Iterator[tuple[str, str]]:

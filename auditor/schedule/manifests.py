@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from auditor.config import Config, flatten
 from auditor.errors import InputError
+from auditor.parcel import relative_places
 from auditor.report.masking import mask
 from auditor.schedule.cron import Cron
 from auditor.schedule.order import Order
@@ -115,11 +116,8 @@ def _refuse(config: Config) -> None:
             f"{' and '.join(secret)} holds credentials, which everybody could read in a ConfigMap: they belong into "
             "the secret auditor-credentials"
         )
-    # Of SQLite's addresses, those with a fourth slash are absolute.
-    places = {"run": config.run, "mlflow.tracking_uri": config.mlflow.tracking_uri.removeprefix("sqlite:///")}
-    lost = [f"{key} {value}" for key, value in places.items() if "://" not in value and not value.startswith("/")]
-    if lost:
+    if lost := relative_places(config):
         raise InputError(
-            f"{' and '.join(lost)} would be lost with the pod that wrote it: name an object store and a tracking "
-            "server, or an absolute path on a volume that all pods share"
+            f"{' and '.join(lost)} would be in a folder of one pod, and lost with it: name an object store and a "
+            "tracking server, or an absolute path on a volume that all pods share"
         )

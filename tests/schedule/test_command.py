@@ -43,7 +43,16 @@ def test_manifests_are_shown_or_written(tmp_path, command):
         (RUN, [], "a cronjob needs --cron EXPRESSION"),
         (RUN, ["--cron", "weekly"], "--cron 'weekly': expected five fields"),
         (RUN, ["--cron", "0 3 * * 1", "--time-zone", "Mars"], "--time-zone 'Mars': there is no such time zone"),
-        ({}, ["--cron", "0 3 * * 1"], "run runs/digits and mlflow.tracking_uri mlflow.db would be lost with the pod"),
+        (
+            {},
+            ["--cron", "0 3 * * 1"],
+            "run runs/digits and mlflow.tracking_uri mlflow.db would be in a folder of one pod",
+        ),
+        (
+            {**RUN, "data": {"source": {"kind": "parquet", "train": "here.parquet"}}},
+            ["--cron", "0 3 * * 1"],
+            "data.source.train here.parquet would be in a folder of one pod",
+        ),
         (
             {**RUN, "mlflow": {"tracking_uri": "http://me:secret@mlflow"}},
             ["--cron", "0 3 * * 1"],
