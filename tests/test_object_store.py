@@ -107,11 +107,11 @@ def test_a_store_that_answers_503_is_asked_again_more_often_than_pyarrow_would(r
     run.write_bytes("a", b"1")
     copy = pickle.loads(pickle.dumps(run.filesystem))  # noqa: S301 - its own bytes
     before, began = store.gate.refused, time.monotonic()
-    store.gate.refuse(3)
+    store.gate.refuse(4)
     with copy.open_input_stream(run.full("a")) as stream:
         assert stream.read() == b"1"
-    assert time.monotonic() - began >= 3
-    assert store.gate.refused - before > 3
+    assert time.monotonic() - began >= 4
+    assert store.gate.refused - before >= 3  # after which pyarrow gives up
 
 
 def test_what_travels_to_other_processes_holds_no_credentials(run):

@@ -18,6 +18,8 @@ from auditor.influence.folded import Folded
 from auditor.sam.network import Network
 
 _TRIAL_ROWS = 3
+_TRIAL_DISTANCE = 0.1
+"""Of a trial from its point, relative to what layers are initialised with."""
 _AGREEMENT = 1e-2
 """Largest difference of a trial, relative to its largest number: far above rounding, far below a forgotten layer."""
 _COMPILED_AGREEMENT = 1e-3
@@ -87,7 +89,9 @@ class Derivatives:
 
 
 def can_contract(folded: Folded, inputs: Tensor, labels: Tensor) -> bool:
-    """Whether `Contraction` is right for a network: a trial along a random tangent, which no parameter is absent from.
+    """Whether `Contraction` is right for a network: a trial near a point, along a tangent, both random.
+
+    At the point itself a layer of zeros, as networks begin with, would hide what lies before it.
 
     Args:
         folded: The network at a point.
@@ -95,16 +99,22 @@ def can_contract(folded: Folded, inputs: Tensor, labels: Tensor) -> bool:
         labels: [m].
     """
     generator = torch.Generator().manual_seed(0)
-    random = {
-        name: torch.randn(1, *value.shape, generator=generator, dtype=value.dtype).to(value.device)
+
+    def drawn(value: Tensor) -> Tensor:
+        return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+
+    near = {
+        name: value + _TRIAL_DISTANCE * drawn(value) * (len(value) / value.numel()) ** 0.5 if value.dim() else value
         for name, value in folded.values.items()
     }
-    trial = Folded(folded.network, folded.values, random, folded.constants)
+    tangent = {name: drawn(value)[None] for name, value in folded.values.items()}
+    trial = Folded(folded.network, near, tangent, folded.constants)
     try:
         found = Contraction(trial)(inputs, labels)
     except (UncoveredError, RuntimeError, ValueError, IndexError, TypeError):
         return False  # tokens of all samples in one row, an output that is no tensor, and what else there is
-    return _agree(found, DualPasses(trial, dual(folded.network))(inputs, labels), _AGREEMENT)
+    expected = DualPasses(trial, dual(folded.network))(inputs, labels)
+    return bool(expected.any()) and _agree(found, expected, _AGREEMENT)
 
 
 def _agree(found: Tensor, expected: Tensor, tolerance: float) -> bool:

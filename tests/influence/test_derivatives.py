@@ -173,6 +173,14 @@ def test_networks_that_a_contraction_would_get_wrong_are_told_by_a_trial_and_tak
     torch.testing.assert_close(Derivatives(net, many)(inputs, labels), one_by_one(net, many, inputs, labels))
 
 
+@pytest.mark.parametrize("module", [Tied, Raw, Mixed, Overwriting])
+def test_a_trial_is_not_deceived_by_a_last_layer_of_zeros(module):
+    made = module()
+    nn.init.zeros_(made.head.weight)
+    _, folded = folded_of(made)
+    assert not can_contract(folded, *samples(5))
+
+
 def test_contraction_agrees_with_backward_gradients_of_single_samples():
     """Compilers and kernels have dropped tangents in silence before: no forward mode has a part in this."""
     net = network("batch")
