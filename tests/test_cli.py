@@ -98,7 +98,10 @@ def test_broken_yaml_is_named(command, tmp_path):
     [
         ("train.epochs=none", "train.epochs is 'none': input should be a valid integer"),
         ("train.epochs", "--set train.epochs: expected key.path=value"),
-        ("model.name=vgg", "model.name 'vgg' is not one of mlp, resnet, small_cnn and not module:callable"),
+        (
+            "model.name=vgg",
+            "model.name 'vgg' is not one of mlp, resnet, resnet18, ",
+        ),
         ("model.name=nowhere:net", "model.name 'nowhere:net' cannot be imported"),
         ("model.args.widths=[4, 4, 4, 4, 4]", "model.name 'small_cnn' fails on inputs [1, 8, 8]"),
         ("data.source={kind: folder, train: none}", "none"),

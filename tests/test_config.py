@@ -12,7 +12,13 @@ from auditor.errors import InputError
 from auditor.sam import Perturbation, make_perturbation
 
 LEAST = {"run": "runs/a", "data": {"source": {"kind": "digits"}}}
-VARIANTS = {"sam": "p", "asam": "eta", "gsam": "alpha"}
+VARIANTS = {
+    "sam": ("p", 3.0),
+    "asam": ("eta", 0.2),
+    "gsam": ("alpha", 0.3),
+    "sparse_sam": ("density", 0.4),
+    "obf": ("threshold", 0.2),
+}
 """A setting of its own of each variant of SAM."""
 SOURCES = {
     "digits": {},
@@ -103,10 +109,10 @@ def test_an_unknown_kind_of_source_is_refused_with_the_kinds_there_are():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_takes_its_own_settings_and_no_others(name):
-    for variant, key in VARIANTS.items():
-        raw = with_(train={"perturbation": {"name": name, "rho": 0.1, key: 2.0}})
+    for variant, (key, value) in VARIANTS.items():
+        raw = with_(train={"perturbation": {"name": name, "rho": 0.1, key: value}})
         if variant == name:
-            assert getattr(parse_config(raw).train.perturbation, key) == 2.0
+            assert getattr(parse_config(raw).train.perturbation, key) == value
         else:
             assert refusal(raw) == f"unknown key train.perturbation.{key}"
 

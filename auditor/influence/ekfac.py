@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from auditor.influence.attention import plain_attention
 from auditor.influence.solvers import Solution, UnsolvableError
 from auditor.sam.perturbation import Tensors, global_norm
 
@@ -59,6 +60,7 @@ class EKFAC:
         UnsolvableError: No layer is covered.
     """
 
+    @plain_attention()
     def __init__(self, model: nn.Module, chunks: Iterable[tuple[Tensor, Tensor]], seed: int) -> None:
         # Imported late: it takes seconds, and only this needs it.
         from curvlinops import EKFACLinearOperator, FisherType, GGNLinearOperator
@@ -103,6 +105,7 @@ class EKFAC:
 
         return solve
 
+    @plain_attention()
     def residual(self, right: Mapping[str, Tensor], solution: Mapping[str, Tensor], shift: float) -> float:
         """‖b − (G + σ I) x‖ / ‖b‖ over the covered parameters, G the exact Gauss-Newton matrix."""
         wanted, found = ([side[name] for name in self.names] for side in (right, solution))

@@ -32,14 +32,14 @@ def perturbed_parameters(
         state: The checkpoint.
         batches: Micro-batches of the step recorded at the checkpoint; ε_c is the ascent of their mean gradient.
         total: How many they are.
-        perturbation: The variant of SAM; GIF knows its ascent only.
+        perturbation: The variant of SAM; GIF knows its ascent and the loss of it only.
 
     Returns:
         Parameters; the derivatives of a sample's loss there along ∇f(θ_T) are what GIF sums, weighted by W.
     """
     mean = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
     for batch in batches:
-        found = micro_batch_pass(network, state.parameters, state.buffers, batch)
+        found = micro_batch_pass(network, state.parameters, state.buffers, batch, perturbation.ascent_loss)
         for name, value in found.gradient.items():
             mean[name] += value / total
     epsilon = perturbation.ascent(state.parameters, mean)

@@ -29,14 +29,14 @@ def step_derivatives(
         network: The model.
         state: The state before the step.
         batch: The samples, as they were trained on.
-        perturbation: The variant of SAM; GIF knows its ascent only.
+        perturbation: The variant of SAM; GIF knows its ascent and the loss of it only.
         tangent: v, of the parameters' names and shapes.
 
     Returns:
         [m]
     """
-    gradient = micro_batch_pass(network, state.parameters, state.buffers, batch).gradient
-    epsilon = perturbation.ascent(state.parameters, gradient)
+    first = micro_batch_pass(network, state.parameters, state.buffers, batch, perturbation.ascent_loss)
+    epsilon = perturbation.ascent(state.parameters, first.gradient)
     perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
 
     def losses(parameters: Tensors) -> Tensor:

@@ -75,7 +75,8 @@ def transposed_product(
         case System.PLAIN_GAUSS_NEWTON:
             return gauss_newton_product(network, parameters, buffers, batch, vector)
         case System.HELD_GAUSS_NEWTON:
-            epsilon = perturbation.ascent(parameters, micro_batch_pass(network, parameters, buffers, batch).gradient)
+            first = micro_batch_pass(network, parameters, buffers, batch, perturbation.ascent_loss)
+            epsilon = perturbation.ascent(parameters, first.gradient)
             perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
             return gauss_newton_product(network, perturbed, buffers, batch, vector)
     held = system is System.HELD

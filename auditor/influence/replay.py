@@ -10,6 +10,7 @@ step's direction d (for plain momentum v = λ_u − η λ_θ), each micro-batch 
 
     ∂f/∂w_k += (a_k + b_k) / (J m),   λ_θ += (h + p + h') / J,   influence_k = −∂f/∂w_k summed over all steps.
 
+∇l_k(θ) and H(θ) of the first pass are those of the variant's ascent loss, where it has one of its own.
 Ascent and descent are differentiated as they are written, so every SAM variant is covered by its own functions.
 BatchNorm works in training mode, its batch statistics differentiated; running statistics take no part in training,
 and f reads precise statistics (see `auditor.influence.statistics`).
@@ -23,12 +24,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.func import vjp
-from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
 from auditor.influence.double_backward import CheapDoubleBackward
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Perturbation, Tensors
+from auditor.sam.perturbation import Perturbation, Tensors, sample_losses
 from auditor.sam.step import MicroBatch, State, StepSettings, sgd_step
 
 
@@ -122,7 +122,7 @@ def micro_batch_pullback(
     Returns:
         Its parts toward θ, of the parameters' names and shapes, and toward the weights.
     """
-    first = _Pass(network, parameters, buffers, batch)
+    first = _Pass(network, parameters, buffers, batch, perturbation.ascent_loss)
     epsilon, pull_ascent, *_ = vjp(perturbation.ascent, dict(parameters), first.gradient)
     perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
     second = _Pass(network, perturbed, buffers, batch)
@@ -144,23 +144,28 @@ def micro_batch_hessian(
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
     vector: Tensors,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
 ) -> tuple[Tensors, Tensor]:
     """Without any perturbation: the Hessian of one micro-batch's loss times a vector, and ⟨∇l_k, v⟩ / m, [m]."""
-    return _Pass(network, parameters, buffers, batch).along(vector)
+    return _Pass(network, parameters, buffers, batch, loss_of).along(vector)
 
 
 class _Pass:
     """A forward and backward pass whose graph is kept, so that its gradient can be differentiated once more."""
 
     def __init__(
-        self, network: Network, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: MicroBatch
+        self,
+        network: Network,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        batch: MicroBatch,
+        loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
     ) -> None:
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._weights = batch.weights.detach().requires_grad_()
         with plain_attention(), CheapDoubleBackward():
             logits, _ = network.train(self._leaves, buffers, batch.inputs, batch.seed)
-        losses = cross_entropy(logits, batch.labels, reduction="none")
-        loss = (self._weights * losses).mean()
+        loss = (self._weights * loss_of(logits, batch.labels)).mean()
         self._gradient = torch.autograd.grad(loss, list(self._leaves.values()), create_graph=True)
         self.gradient = {name: value.detach() for name, value in zip(self._leaves, self._gradient, strict=True)}
 

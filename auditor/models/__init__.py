@@ -1,4 +1,4 @@
-"""Network factories. Imports torch only, so it works under any launcher."""
+"""Network factories. Imports torch and torchvision only, so it works under any launcher."""
 
 from auditor.models.factory import FACTORIES, build_model, find_factory
 

@@ -13,9 +13,21 @@ from torch import nn
 from auditor.models.frozen import freeze
 from auditor.models.mlp import mlp
 from auditor.models.resnet import resnet
+from auditor.models.resnet18 import resnet18
+from auditor.models.resnet50 import resnet50
 from auditor.models.small_cnn import small_cnn
+from auditor.models.vit import vit
+from auditor.models.wide_resnet import wide_resnet
 
-FACTORIES: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "resnet": resnet, "small_cnn": small_cnn}
+FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "resnet": resnet,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "small_cnn": small_cnn,
+    "vit": vit,
+    "wide_resnet": wide_resnet,
+}
 
 
 def find_factory(name: str) -> Callable[..., nn.Module]:

@@ -2,8 +2,8 @@
 
 For micro-batches j = 1..J of m samples with weights w:
 
-    g_j = ∇ (1/m) Σ_k w_k l_k(θ),   ε_j = ascent(θ, g_j),   G_j = ∇ (1/m) Σ_k w_k l_k(θ + ε_j)
-    d = (1/J) Σ_j descent(g_j, G_j)       (SAM: descent(g, G) = G)
+    g_j = ∇ (1/m) Σ_k w_k a_k(θ),   ε_j = ascent(θ, g_j),   G_j = ∇ (1/m) Σ_k w_k l_k(θ + ε_j)
+    d = (1/J) Σ_j descent(g_j, G_j)       (SAM: descent(g, G) = G, and the ascent loss a_k is the loss l_k)
     u ← μ u + d + λ θ,   θ ← θ − η u      (Nesterov: θ ← θ − η (d + λ θ + μ u))
 
 The micro-batches of one step may run on any number of workers: only their sum is exchanged.
@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Perturbation, Tensors, global_norm
+from auditor.sam.perturbation import Perturbation, Tensors, global_norm, sample_losses
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class MicroBatchResult:
     loss: Tensor
     """Weighted mean loss at θ, scalar."""
     grad_norm: Tensor
-    """‖g‖₂ at θ, scalar."""
+    """‖g‖₂ at θ, scalar; g is that of the ascent loss."""
     losses: Tensor
     """[m], at θ"""
     margins: Tensor
@@ -91,7 +90,7 @@ class Pass:
     """One forward and backward pass over a micro-batch, detached."""
 
     gradient: Tensors
-    """Of the weighted mean loss."""
+    """Of the weighted mean of the loss that was differentiated."""
     loss: Tensor
     """Weighted mean loss, scalar."""
     losses: Tensor
@@ -128,7 +127,11 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def micro_batch_pass(
-    network: Network, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: MicroBatch
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
 ) -> Pass:
     """Gradient of one micro-batch's loss (1/m) Σ_k w_k l_k in training mode.
 
@@ -137,16 +140,17 @@ def micro_batch_pass(
         parameters: Where; not changed.
         buffers: Not changed.
         batch: The samples.
+        loss_of: (logits, labels) → [m]: what is differentiated; the losses that are returned are always l_k.
 
     Returns:
         The gradient and what the pass saw.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     logits, statistics = network.train(leaves, buffers, batch.inputs, batch.seed)
-    losses = cross_entropy(logits, batch.labels, reduction="none")
-    loss = (batch.weights * losses).mean()
-    gradient = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-    return Pass(gradient, loss.detach(), losses.detach(), logits.detach(), statistics)
+    differentiated = (batch.weights * loss_of(logits, batch.labels)).mean()
+    gradient = dict(zip(leaves, torch.autograd.grad(differentiated, list(leaves.values())), strict=True))
+    losses = sample_losses(logits.detach(), batch.labels)
+    return Pass(gradient, (batch.weights * losses).mean(), losses, logits.detach(), statistics)
 
 
 def sam_micro_batch(
@@ -168,7 +172,7 @@ def sam_micro_batch(
     Returns:
         The direction and the record of both passes, all detached.
     """
-    first = micro_batch_pass(network, parameters, buffers, batch)
+    first = micro_batch_pass(network, parameters, buffers, batch, perturbation.ascent_loss)
     epsilon = perturbation.ascent(parameters, first.gradient)
     perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
     second = micro_batch_pass(network, perturbed, buffers, batch)

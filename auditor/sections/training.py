@@ -16,7 +16,7 @@ class Model(Section):
     """The network."""
 
     name: str = "resnet"
-    """`resnet`, `small_cnn`, `mlp`, or `module:callable` of your own."""
+    """`resnet`, `wide_resnet`, `resnet18`, `resnet50`, `vit`, `small_cnn`, `mlp`, or `module:callable` of your own."""
     args: dict[str, Any] = {}
     """Passed to the factory beside num_classes (and input_shape, where it takes one)."""
     weights: Annotated[str, Field(min_length=1)] | None = None
@@ -60,6 +60,29 @@ class GSAM(Section):
     """α, how much closing the gap counts; 0 is SAM."""
 
 
+class SparseSAM(Section):
+    """Sparse SAM (Mi et al. 2022): SAM's ε where the gradient is largest, and none elsewhere."""
+
+    name: Literal["sparse_sam"]
+    rho: Annotated[float, Field(ge=0)] = 0.05
+    """Radius ρ of SAM's ε; 0 is plain SGD."""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the parameters that move; 1 is SAM."""
+
+
+class OBF(Section):
+    """Output bias forgetting (Vani et al. 2024): ε follows a loss of its own, (1 − α) CE(p, y) − CE(p, uniform)."""
+
+    name: Literal["obf"]
+    rho: Annotated[float, Field(ge=0)] = 0.05
+    """Radius ρ; 0 is plain SGD."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """γ, the most that α may be."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """λ: α = γ max(0, (1 − λ / p_y) / (1 − λ)) grows from 0 where the label's probability is λ; 0 makes α γ
+    everywhere."""
+
+
 def _plain_sam(raw: Any) -> Any:
     """Settings without a name are plain SAM's."""
     return {"name": "sam", **raw} if isinstance(raw, dict) else raw
@@ -97,7 +120,9 @@ class Train(Section):
     the number of workers. Must divide the batch size."""
     optimizer: Optimizer = Optimizer()
     """The base optimizer."""
-    perturbation: Annotated[SAM | ASAM | GSAM, Field(discriminator="name"), BeforeValidator(_plain_sam)] = SAM()
+    perturbation: Annotated[
+        SAM | ASAM | GSAM | SparseSAM | OBF, Field(discriminator="name"), BeforeValidator(_plain_sam)
+    ] = SAM()
     """The variant of SAM; without a name, `sam`."""
     checkpoints: Annotated[int, Field(ge=2)] = 10
     """Checkpoints spread evenly over training, the initial and the final state among them."""

@@ -77,7 +77,15 @@ def test_a_shorter_horizon_is_what_a_sweep_of_that_length_finds(trained):
         assert max(short.shorter) < horizon
 
 
-@pytest.mark.parametrize("perturbation", [{"name": "asam", "rho": 0.3}, {"name": "gsam", "alpha": 0.4}])
+@pytest.mark.parametrize(
+    "perturbation",
+    [
+        {"name": "asam", "rho": 0.3},
+        {"name": "gsam", "alpha": 0.4},
+        {"name": "sparse_sam", "density": 0.3},
+        {"name": "obf", "gamma": 0.8},
+    ],
+)
 def test_a_variant_of_sam_is_differentiated_from_its_record(tmp_path, perturbation):
     changes = {**CHANGES, "train": {**CHANGES["train"], "perturbation": perturbation}}
     audit = config(tmp_path, **changes)

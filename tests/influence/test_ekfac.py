@@ -5,11 +5,19 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from auditor.influence.attention import plain_attention
 from auditor.influence.ekfac import covered_parameters, ekfac
 from auditor.influence.hif import flatten
 from auditor.influence.solvers import UnsolvableError
 from auditor.models import build_model
 from tests.influence.networks import CLASSES, F64, SHAPE, samples, tangent
+
+LAYERS_OF_VIT = (
+    "conv_proj",
+    "encoder.layers.encoder_layer_0.mlp.0",
+    "encoder.layers.encoder_layer_0.mlp.3",
+    "heads.head",
+)
 
 
 def model(norm="batch"):
@@ -91,3 +99,23 @@ def test_layers_that_are_frozen_or_half_frozen_are_left_out_of_the_matrix(frozen
     left = flatten(right) - dense @ flatten(found) - 0.1 * flatten(found)
     assert solution.residual == pytest.approx(float(left.norm() / flatten(right).norm()), rel=1e-6)
     assert solution.residual < 0.5
+
+
+def test_attention_is_differentiated_and_its_own_weights_are_taken_as_fixed():
+    sizes = {"patch_size": 2, "layers": 1, "heads": 2, "hidden": 4, "mlp": 6}
+    module = build_model("vit", sizes, SHAPE, CLASSES, 0, F64).eval()
+    inputs, labels = samples(6)
+    parameters, right = named(module), tangent(named(module))
+    ((found, solution),) = ekfac(module, [(inputs, labels)], right, [1.0], 1e-2, 0)
+    covered = {f"{layer}.{kind}" for layer in LAYERS_OF_VIT for kind in ("weight", "bias")}
+    assert {name for name, value in found.items() if value.any()} == covered
+    some = {name: value for name, value in parameters.items() if name in covered}
+    known = {name: value for name, value in parameters.items() if name not in covered}
+    with plain_attention():
+        jacobians = jacrev(lambda at: functional_call(module, {**known, **at}, (inputs,)))(some)
+    jacobian = torch.cat([value.flatten(2) for value in jacobians.values()], dim=2)
+    probability = module(inputs).detach().softmax(dim=1)
+    curved = torch.diag_embed(probability) - probability[:, :, None] * probability[:, None, :]
+    x, b = (torch.cat([of[name].flatten() for name in some]) for of in (found, right))
+    left = b - torch.einsum("kcp,kcd,kdq,q->p", jacobian, curved, jacobian, x) / len(inputs) - x
+    assert solution.residual == pytest.approx(float(left.norm() / b.norm()), rel=1e-6)

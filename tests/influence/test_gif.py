@@ -25,7 +25,7 @@ ROWS, BATCH = 12, 6
 class Training:
     """A whole training small enough to repeat without each of its samples."""
 
-    def __init__(self, norm, rate, rho, steps, flipped=None):
+    def __init__(self, norm, rate, rho, steps, flipped=None, variant="sam"):
         self.net = network(norm)
         self.inputs, self.labels = samples(ROWS, seed=3)
         # Labels that can be learned, so that a wrong one is wrong.
@@ -34,7 +34,7 @@ class Training:
         if flipped is not None:
             self.labels[flipped] = (self.labels[flipped] + 1) % 3
         self.settings = StepSettings(rate, 0.9, 1e-3)
-        self.perturbation = make_perturbation("sam", rho)
+        self.perturbation = make_perturbation(variant, rho)
         order = np.random.default_rng(0)
         self.batches = [order.permutation(ROWS)[:BATCH] for _ in range(steps)]
         self.precise = PreciseStatistics(self.net, [self.inputs])
@@ -74,16 +74,17 @@ class Training:
         return scores, states, gradient, steps
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_scores_equal_the_sum_of_gradient_products_by_brute_force(norm):
-    training = Training(norm, rate=0.1, rho=0.1, steps=3)
+@pytest.mark.parametrize(("norm", "variant"), [("group", "sam"), ("batch", "sam"), ("batch", "obf")])
+def test_scores_equal_the_sum_of_gradient_products_by_brute_force(norm, variant):
+    training = Training(norm, rate=0.1, rho=0.1, steps=3, variant=variant)
     scores, states, gradient, steps = training.gif()
     expected = np.zeros(ROWS)
     for step, state in enumerate(states[:-1]):
         one = training.batch(step)
         leaves = {name: value.clone().requires_grad_() for name, value in state.parameters.items()}
         logits, _ = training.net.train(leaves, state.buffers, one.inputs, 0)
-        first = torch.autograd.grad(cross_entropy(logits, one.labels), list(leaves.values()))
+        ascended = training.perturbation.ascent_loss(logits, one.labels).mean()
+        first = torch.autograd.grad(ascended, list(leaves.values()))
         norm_of = torch.sqrt(sum((value**2).sum() for value in first))
         for sample in training.batches[step]:
             at = {

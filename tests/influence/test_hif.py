@@ -27,6 +27,8 @@ PERTURBATIONS = {
     "p-2": make_perturbation("sam", 0.1),
     "p-3": make_perturbation("sam", 0.1, p=3.0),
     "gsam": make_perturbation("gsam", 0.1, alpha=0.3),
+    "sparse-sam": make_perturbation("sparse_sam", 0.1, density=0.3),
+    "obf": make_perturbation("obf", 0.1, gamma=0.8, threshold=0.3),
     "theta-scaled": Perturbation(partial(theta_scaled, rho=0.1)),
 }
 
@@ -68,8 +70,10 @@ def test_the_full_system_is_the_transposed_jacobian_of_the_sam_gradient(name, no
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_the_held_system_leaves_epsilon_and_the_first_gradient_where_they_are(name):
     problem, perturbation = Problem(), PERTURBATIONS[name]
-    gradient = micro_batch_pass(problem.net, problem.parameters, problem.buffers, problem.batch()).gradient
-    epsilon = perturbation.ascent(problem.parameters, gradient)
+    first = micro_batch_pass(
+        problem.net, problem.parameters, problem.buffers, problem.batch(), perturbation.ascent_loss
+    )
+    gradient, epsilon = first.gradient, perturbation.ascent(problem.parameters, first.gradient)
     still = Perturbation(lambda *_: epsilon, lambda _, perturbed: perturbation.descent(gradient, perturbed))
     numeric, u = problem.along(lambda at: problem.sam_gradient(still, at))
     found = problem.call(transposed_product, System.HELD, perturbation, problem.v)
@@ -124,10 +128,13 @@ def test_the_gauss_newton_product_equals_the_dense_matrix(norm):
     assert inner(found, problem.v) > 0
 
 
-def test_the_held_gauss_newton_matrix_stands_at_the_perturbed_parameters():
-    problem, perturbation = Problem(), PERTURBATIONS["p-2"]
-    gradient = micro_batch_pass(problem.net, problem.parameters, problem.buffers, problem.batch()).gradient
-    perturbed = moved(problem.parameters, perturbation.ascent(problem.parameters, gradient), 1.0)
+@pytest.mark.parametrize("name", ["p-2", "obf"])
+def test_the_held_gauss_newton_matrix_stands_at_the_perturbed_parameters(name):
+    problem, perturbation = Problem(), PERTURBATIONS[name]
+    first = micro_batch_pass(
+        problem.net, problem.parameters, problem.buffers, problem.batch(), perturbation.ascent_loss
+    )
+    perturbed = moved(problem.parameters, perturbation.ascent(problem.parameters, first.gradient), 1.0)
     expected = gauss_newton_product(problem.net, perturbed, problem.buffers, problem.batch(), problem.v)
     found = problem.call(transposed_product, System.HELD_GAUSS_NEWTON, perturbation, problem.v)
     torch.testing.assert_close(flatten(found), flatten(expected))

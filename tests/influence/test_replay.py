@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from auditor.influence import Point, PreciseStatistics, evaluate, query_gradient
 from auditor.influence.replay import Cotangent, micro_batch_pullback, step_pullback
 from auditor.sam import VARIANTS, MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
+from auditor.sam.perturbation import sample_losses
 from tests.influence.networks import F64, network, samples, tangent
 
 ROWS, BATCH, STEPS = 12, 8, 5
@@ -104,6 +104,9 @@ class Training:
         {"perturbation": make_perturbation("asam", 0.3, eta=0.1), "norm": "none", "nesterov": True},
         {"perturbation": make_perturbation("gsam", 0.1, alpha=0.4)},
         {"perturbation": make_perturbation("gsam", 0.1, alpha=0.4), "norm": "none", "micro": 4},
+        {"perturbation": make_perturbation("sparse_sam", 0.1, density=0.3)},
+        {"perturbation": make_perturbation("obf", 0.1, gamma=0.8, threshold=0.3)},
+        {"perturbation": make_perturbation("obf", 0.2, threshold=0.0), "norm": "none", "micro": 4},
     ],
     ids=[
         "batch-norm",
@@ -117,6 +120,9 @@ class Training:
         "asam-nesterov",
         "gsam",
         "gsam-small-micro-batches",
+        "sparse-sam",
+        "obf",
+        "obf-small-micro-batches",
     ],
 )
 def test_weight_gradient_equals_finite_differences_of_whole_trainings(settings):
@@ -135,12 +141,12 @@ def test_pullback_equals_torchs_own_derivative_of_the_direction_with_batch_norm_
     weights = torch.linspace(0.5, 1.5, 8, dtype=F64).requires_grad_()
     leaves = {key: value.requires_grad_() for key, value in parameters.items()}
 
-    def gradient(at):
-        losses = cross_entropy(net.train(at, net.buffers(), inputs, 0)[0], labels, reduction="none")
+    def gradient(at, loss_of=sample_losses):
+        losses = loss_of(net.train(at, net.buffers(), inputs, 0)[0], labels)
         found = torch.autograd.grad((weights * losses).mean(), list(at.values()), create_graph=True)
         return dict(zip(at, found, strict=True))
 
-    first = gradient(leaves)
+    first = gradient(leaves, perturbation.ascent_loss)
     epsilon = perturbation.ascent(leaves, first)
     direction = perturbation.descent(first, gradient({key: leaves[key] + epsilon[key] for key in leaves}))
     product = sum((direction[key] * toward[key]).sum() for key in leaves)

@@ -51,9 +51,20 @@ def test_own_callable_is_found_and_given_its_arguments():
         ("mlp", {"depth": 3}, "depth"),
         ("resnet", {"norm": "layer"}, "layer"),
         ("resnet", {"activation": "step"}, "step"),
+        ("wide_resnet", {"depth": 12}, "depth 12 is not 6 n"),
+        ("resnet18", {"norm": "none"}, "norm 'none' is not one of batch, group"),
+        ("resnet18", {"pooling": "median"}, "median"),
+        ("resnet50", {"activation": "step"}, "step"),
+        ("vit", {"patch_size": 3}, "patch_size 3 does not divide images of 8"),
+        ("vit", {"heads": 5}, "heads 5 do not divide hidden 64"),
         (f"{__name__}:Wrong", {}, "Wrong"),
     ],
 )
 def test_what_cannot_be_built_is_named(name, args, named):
     with pytest.raises(ValueError, match=named):
         build_model(name, args, (1, 8, 8), 2, seed=0)
+
+
+def test_a_vision_transformer_says_that_its_images_are_square():
+    with pytest.raises(ValueError, match=r"square images, not \[1, 8, 4\]"):
+        build_model("vit", {}, (1, 8, 4), 2, seed=0)

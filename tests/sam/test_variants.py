@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from auditor.sam import VARIANTS, MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
-from auditor.sam.step import micro_batch_pass
+from auditor.sam.perturbation import global_norm
+from auditor.sam.step import micro_batch_pass, sam_micro_batch
 from tests.influence.networks import F64, network, samples
 
 
 def test_unknown_names_and_settings_are_refused():
-    with pytest.raises(ValueError, match="'sharp' is not one of sam, asam, gsam"):
+    with pytest.raises(ValueError, match="'sharp' is not one of sam, asam, gsam, sparse_sam, obf"):
         make_perturbation("sharp", 0.1)
     with pytest.raises(TypeError, match="alpha"):
         make_perturbation("sam", 0.1, alpha=0.1)
@@ -23,6 +25,24 @@ def test_without_a_radius_every_variant_is_plain_sgd(name):
     gradient = micro_batch_pass(net, state.parameters, state.buffers, batch).gradient
     for key, value in state.parameters.items():
         torch.testing.assert_close(after.parameters[key], value - 0.1 * gradient[key], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_recorded_is_the_cross_entropy_at_both_points_whatever_is_ascended(name):
+    net: Network = network()
+    parameters, buffers, perturbation = net.parameters(), net.buffers(), make_perturbation(name, 0.1)
+    inputs, labels = samples(6)
+    weights = torch.linspace(0.5, 1.5, 6, dtype=F64)
+    batch = MicroBatch(inputs, labels, weights, 0)
+    found = sam_micro_batch(net, parameters, buffers, batch, perturbation)
+    losses = cross_entropy(net.train(parameters, buffers, inputs, 0)[0], labels, reduction="none")
+    torch.testing.assert_close(found.losses, losses)
+    torch.testing.assert_close(found.loss, (weights * losses).mean())
+    ascended = micro_batch_pass(net, parameters, buffers, batch, perturbation.ascent_loss).gradient
+    epsilon = perturbation.ascent(parameters, ascended)
+    logits, _ = net.train({key: value + epsilon[key] for key, value in parameters.items()}, buffers, inputs, 0)
+    torch.testing.assert_close(found.losses_perturbed, cross_entropy(logits, labels, reduction="none"))
+    torch.testing.assert_close(found.grad_norm, global_norm(ascended.values()))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -7,9 +7,17 @@ from collections.abc import Callable
 from auditor.sam.perturbation import Perturbation
 from auditor.sam.variants.asam import asam
 from auditor.sam.variants.gsam import gsam
+from auditor.sam.variants.obf import obf
 from auditor.sam.variants.sam import sam
+from auditor.sam.variants.sparse_sam import sparse_sam
 
-VARIANTS: dict[str, Callable[..., Perturbation]] = {"sam": sam, "asam": asam, "gsam": gsam}
+VARIANTS: dict[str, Callable[..., Perturbation]] = {
+    "sam": sam,
+    "asam": asam,
+    "gsam": gsam,
+    "sparse_sam": sparse_sam,
+    "obf": obf,
+}
 """Each takes its settings by name and binds them."""
 
 
