@@ -220,7 +220,7 @@ def _assign(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: the value is not YAML") from error
 
 
-_UNIONS = (("data", "source"), ("train", "perturbation"))
+_UNIONS = (("data", "source"), ("train", "perturbation"), ("train", "optimizer"))
 """Keys whose section is one of several."""
 
 

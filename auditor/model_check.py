@@ -18,7 +18,7 @@ from auditor.influence import (
     trak_tangent,
 )
 from auditor.models import build_model
-from auditor.sam import MicroBatch, Network, State, make_perturbation
+from auditor.sam import MicroBatch, Network, State, make_perturbation, prepared
 from auditor.sam.step import sam_micro_batch
 
 _ROWS = 4
@@ -70,7 +70,8 @@ def _train(config: Config, network: Network, batch: MicroBatch) -> None:
     buffers = network.buffers()
     kept = {name: value.clone() for name, value in buffers.items()}
     perturbation = make_perturbation(**config.train.perturbation.model_dump())
-    sam_micro_batch(network, network.parameters(), buffers, batch, perturbation)
+    state = prepared(State(network.parameters(), {}, buffers), perturbation, config.train.optimizer.model_dump())
+    sam_micro_batch(network, state, batch, perturbation)
     for name, value in buffers.items():
         if not torch.equal(value, kept[name]):
             raise InputError(
@@ -87,7 +88,7 @@ def _differentiate(config: Config, network: Network, batch: MicroBatch) -> None:
     directional_derivatives(network, direction, batch.inputs, batch.labels)
     if "gif_step" in config.score.methods:
         perturbation = make_perturbation(**config.train.perturbation.model_dump())
-        state = State(parameters, parameters, buffers)
+        state = State(parameters, {}, buffers, memory=perturbation.initial_memory(parameters))
         step_derivatives(network, state, batch, perturbation, parameters)
     if "trak" in config.score.methods:
         projection = random_projection(parameters, 1, seed=0)

@@ -24,7 +24,7 @@ from auditor.influence import Derivatives, Directions, PreciseStatistics
 from auditor.influence.head import find_head
 from auditor.initial_weights import check_weights
 from auditor.model_check import check_model
-from auditor.sam import MicroBatch, Network, make_perturbation
+from auditor.sam import MicroBatch, Network, State, make_perturbation, prepared
 from auditor.sam.step import micro_batch_pass, sam_micro_batch
 from auditor.trajectory import spread_checkpoints
 
@@ -108,6 +108,12 @@ def plan(config: Config) -> Plan:
     tensors = 2 * len(network.parameters()) + len(network.buffers())
     parameters = sum(value.numel() for value in network.parameters().values())
     buffers = sum(value.numel() for value in network.buffers().values())
+    # Momentum, AdamW's second moment and what a variant of SAM keeps.
+    kept = parameters + sum(
+        value.numel()
+        for part in ("second", "memory")
+        for value in getattr(_initial_state(config, network), part).values()
+    )
     checkpoints = len(spread_checkpoints(steps, train.checkpoints))
     initial = (parameters + buffers) * width + _TENSOR_BYTES * tensors
     activations, seconds = _measure(config, network, seen.input_shape, seen.classes, dtype)
@@ -131,20 +137,25 @@ def plan(config: Config) -> Plan:
         else _stage_seconds(config, rows, steps, checkpoints, seconds),
         memory={
             "images": cached,
-            # θ, u, the sum of gradients, both passes' gradients, ε and θ + ε
-            "parameters": 7 * parameters * width,
+            # θ, what is kept beside it, the sum of gradients, both passes' gradients, ε and θ + ε
+            "parameters": (6 * parameters + kept) * width,
             "activations": activations,
         },
         disk={
             "dataset": round(seen.bytes_a_row * sum(seen.rows[split] for split in SPLITS)),
             "ledger": _LEDGER_BYTES * steps * train.batch_size + _FILE_BYTES * ledger_files,
             "signals": _SIGNAL_BYTES * steps * train.batch_size + _FILE_BYTES * ledger_files,
-            "checkpoints": checkpoints * ((2 * parameters + buffers) * width + _TENSOR_BYTES * tensors),
+            "checkpoints": checkpoints * ((parameters + kept + buffers) * width + _TENSOR_BYTES * tensors),
             **({} if config.model.weights is None else {"initial": initial}),
             "scores": _SCORE_BYTES * rows + _FILE_BYTES * score_files,
             **_features_disk(config, model, seen),
         },
     )
+
+
+def _initial_state(config: Config, network: Network) -> State:
+    perturbation = make_perturbation(**config.train.perturbation.model_dump())
+    return prepared(State.initial(network), perturbation, config.train.optimizer.model_dump())
 
 
 def _features_disk(config: Config, model: nn.Module, seen: Peek) -> dict[str, int]:
@@ -199,7 +210,8 @@ def _measure(
         perturbation = make_perturbation(**config.train.perturbation.model_dump())
         batch = _random_batch(config.train.micro_batch_size, shape, classes, dtype, device)
         activations = _saved_bytes(lambda: micro_batch_pass(network, parameters, buffers, batch))
-        micro_batch = _seconds(lambda: sam_micro_batch(network, parameters, buffers, batch, perturbation), device)
+        state = _initial_state(config, network)
+        micro_batch = _seconds(lambda: sam_micro_batch(network, state, batch, perturbation), device)
         rows = _random_batch(config.score.batch_size, shape, classes, dtype, device)
         directions = Directions.along(PreciseStatistics(network, ()), parameters, buffers, [parameters])
         derivatives = Derivatives(network, [directions])

@@ -104,7 +104,7 @@ network = auditor.sam.Network(auditor.models.build_model("small_cnn", {{"widths"
 state = auditor.sam.State.initial(network)
 inputs, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 3
 batch = auditor.sam.MicroBatch(inputs, labels, torch.ones(6), seed=0)
-settings = auditor.sam.StepSettings(0.1, 0.9, 0.0)
+settings = auditor.sam.SGD(0.1, 0.9, 0.0)
 state, loss, _ = auditor.sam.sam_step(network, state, [batch], 1, auditor.sam.make_perturbation("sam", 0.05), settings)
 precise = auditor.influence.PreciseStatistics(network, [inputs])
 direction = auditor.influence.Direction.along(precise, state.parameters, state.buffers, state.parameters)

@@ -30,7 +30,7 @@ from auditor.distributed.implicit import SYSTEMS, Solved, system_of
 from auditor.distributed.loop import share_of
 from auditor.distributed.objective import Objective
 from auditor.distributed.retraining import Retraining
-from auditor.distributed.scoring_inputs import exposures, perturbed_at, used_checkpoints
+from auditor.distributed.scoring_inputs import exposures, perturbed_at, scaled_by, used_checkpoints
 from auditor.distributed.task import Task
 from auditor.distributed.trained_run import Chunks, TrainedRun
 from auditor.fidelity.edit_files import (
@@ -163,7 +163,8 @@ class _Editor:
             parameters, buffers = perturbed_at(trained, step)
             point = Point.at(trained.precise, parameters, buffers)
             found = weighted_gradient(trained.network, trained.precise, point, self._weighed(rows, weights[:, place]))
-            for name, value in found.items():
+            scales = trained.scales_at(step)
+            for name, value in (found if scales is None else scaled_by(scales, found)).items():
                 total[name] += value
         return group.all_reduce(total)
 
@@ -195,7 +196,7 @@ class _Editor:
         weights = torch.zeros(objective.rows, dtype=torch.float64)
         weights[torch.from_numpy(self.rows)] = 1.0
         right = objective.weights_effect(system, weights.to(self.trained.device), held=method != "hif_full")
-        shift = self.trained.manifest.optimizer["weight_decay"] + damping
+        shift = self.trained.decay + damping
         product = partial(objective.forward_product, system)
         [solution] = SOLVERS[config.hif.solver](product, right, [shift], config.hif.iterations, config.hif.tolerance)
         solved = Solved.of(config.hif.solver, system, damping, solution)
@@ -206,7 +207,7 @@ class _Editor:
         point = trained.point(trained.manifest.steps)
         every = np.full(len(self.rows), 1.0 / trained.manifest.rows)
         right = weighted_gradient(trained.network, trained.precise, point, self._weighed(self.rows, every))
-        shift = trained.manifest.optimizer["weight_decay"] + damping
+        shift = trained.decay + damping
         seed = counters.seed_of("ekfac", trained.config.seed)
         [(movement, solution)] = ekfac(
             trained.model(), trained.chunks("train"), right, [shift], trained.config.hif.tolerance, seed

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.distributed.retraining import DriftError, Retraining
+from auditor.distributed.scoring_inputs import scaled_by
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import step_derivatives
 from auditor.storage import RunFolder
@@ -45,11 +46,15 @@ def gif_at_every_step(
     for segment, steps in trained.reader.recorded_steps():
         state = trained.reader.state(segment.first_step).to(device)
         for step in steps:
+            perturbation = trained.perturbation.at(step.index)
+            after = training.forward(state, step)
+            scales = trained.scales(step.index, after)
+            along = tangent if scales is None else scaled_by(scales, tangent)
             for index, batch in training.micro_batches(step):
-                found = step_derivatives(trained.network, state, batch, trained.perturbation, tangent)
+                found = step_derivatives(trained.network, state, batch, perturbation, along)
                 rows = torch.from_numpy(step.micro_batches[index].astype(np.int64))
                 influence.index_add_(0, rows, sizes[step.index] * found.double().cpu())
-            state = training.forward(state, step)
+            state = after
             if training.rank == 0:
                 progress(step.index + 1)
         try:

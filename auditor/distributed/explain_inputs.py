@@ -124,7 +124,7 @@ class Explaining:
     def _solve(self) -> Callable[[Mapping[str, Tensor]], Tensors]:
         trained = self._trained
         factors = EKFAC(trained.model(), trained.chunks("train"), counters.seed_of("ekfac", trained.config.seed))
-        shift = trained.manifest.optimizer["weight_decay"] + trained.config.explain.damping
+        shift = trained.decay + trained.config.explain.damping
         return factors.inverse(shift)
 
 

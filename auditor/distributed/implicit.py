@@ -129,8 +129,7 @@ def _solve(trained: TrainedRun, objective: Objective) -> Implicit | str:
     config = trained.config
     methods = [method for method in HIF if method in config.score.methods]
     dampings = DAMPINGS if config.hif.damping is None else (config.hif.damping,)
-    decay = trained.manifest.optimizer["weight_decay"]
-    shifts = [decay + damping for damping in dampings]
+    shifts = [trained.decay + damping for damping in dampings]
     gradient = trained.validation_gradient()
     right = flatten({name: gradient[name] for name in objective.parameters})
     if not bool(right.isfinite().all()) or not bool(right.any()):

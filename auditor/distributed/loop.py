@@ -18,10 +18,13 @@ from auditor.models import build_model
 from auditor.sam import (
     MicroBatch,
     Network,
+    Optimizer,
+    Perturbation,
     State,
-    StepSettings,
     learning_rate,
     make_perturbation,
+    optimizer_at,
+    prepared,
     sam_step,
 )
 from auditor.storage import RunFolder
@@ -82,13 +85,14 @@ def configured_model(config: Config, input_shape: tuple[int, ...], classes: int)
     return build_model(model.name, model.args, input_shape, classes, seed, dtype_of(config), model.frozen)
 
 
-def initial_state(config: Config, run: RunFolder, network: Network) -> State:
+def initial_state(config: Config, run: RunFolder, network: Network, perturbation: Perturbation) -> State:
     """The state before training: seeded weights, or those that `model.weights` left in the run folder.
 
     Raises:
         InputError: They are not there.
     """
-    return State.initial(network) if config.model.weights is None else load_initial(run)
+    start = State.initial(network) if config.model.weights is None else load_initial(run)
+    return prepared(start, perturbation, config.train.optimizer.model_dump())
 
 
 def load_samples(config: Config, run: RunFolder, dataset: Dataset, split: SplitName) -> Samples:
@@ -130,12 +134,12 @@ class StepInputs:
         )
 
 
-def step_settings(manifest: Manifest, step: int) -> StepSettings:
+def planned_optimizer(manifest: Manifest, step: int) -> Optimizer:
     """The base optimizer's numbers at one step."""
-    optimizer = manifest.optimizer
-    warmup = round(optimizer["warmup_epochs"] * manifest.steps_per_epoch)
-    rate = learning_rate(step, manifest.steps, warmup, optimizer["learning_rate"], optimizer["schedule"])
-    return StepSettings(rate, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
+    settings = manifest.optimizer
+    warmup = round(settings["warmup_epochs"] * manifest.steps_per_epoch)
+    rate = learning_rate(step, manifest.steps, warmup, settings["learning_rate"], settings["schedule"])
+    return optimizer_at(settings, rate, step)
 
 
 def run_training(
@@ -166,17 +170,17 @@ def run_training(
 
     recorder = TrajectoryRecorder(run, manifest)
     restored = recorder.restore()
-    state = (restored or initial_state(config, run, network)).to(device)
+    state = (restored or initial_state(config, run, network, perturbation)).to(device)
     if restored is None:
         recorder.checkpoint(0, state)
     planned = frozenset(manifest.checkpoint_steps)
     losses: list[Tensor] = []
     for step, epoch, micro_batches in steps_from(manifest, recorder.next_step):
         mine = share_of(manifest.micro_batches, recorder.rank, recorder.world_size)
-        settings = step_settings(manifest, step)
+        optimizer = planned_optimizer(manifest, step)
         batches = (inputs.micro_batch(step, epoch, index, micro_batches[index]) for index in mine)
         state, loss, results = sam_step(
-            network, state, batches, manifest.micro_batches, perturbation, settings, group.all_reduce
+            network, state, batches, manifest.micro_batches, perturbation.at(step), optimizer, group.all_reduce
         )
         for index, result in zip(mine, results, strict=True):
             recorder.record(
@@ -184,7 +188,7 @@ def run_training(
                 epoch=epoch,
                 micro_batch=index,
                 samples=micro_batches[index],
-                learning_rate=settings.learning_rate,
+                learning_rate=optimizer.learning_rate,
                 rho=float(manifest.perturbation["rho"]),
                 grad_norm=result.grad_norm,
                 loss=result.loss,

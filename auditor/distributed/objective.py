@@ -56,7 +56,9 @@ class Objective:
         self._passes = 0
         self.rank, self._world_size = group.rank(), group.world_size()
         state = trained.reader.state(trained.manifest.steps).to(trained.device)
-        self.parameters, self._buffers = state.parameters, state.buffers
+        self.parameters, self._state = state.parameters, state
+        decay = trained.decay_scales()
+        self._decay = None if decay is None else flatten(decay)
         self._inputs = StepInputs(trained.config, trained.train, trained.device)
         self.rows = trained.manifest.rows
         order = counters.permutation("order", self.rows, trained.manifest.seed, trained.manifest.epochs)
@@ -71,12 +73,12 @@ class Objective:
         return sum(map(len, self._some))
 
     def product(self, system: System, vector: Tensor) -> Tensor:
-        """Jᵀ v without λ and damping, [p]; called on the first rank, while the others serve."""
-        return self._ask(_Ask.TRANSPOSED, system, vector)
+        """Jᵀ v without SGD's λ and damping, [p]; called on the first rank, while the others serve."""
+        return self._decayed(vector, self._ask(_Ask.TRANSPOSED, system, vector))
 
     def forward_product(self, system: System, vector: Tensor) -> Tensor:
-        """J v without λ and damping, [p]; called on the first rank."""
-        return self._ask(_Ask.FORWARD, system, vector)
+        """J v without SGD's λ and damping, [p]; called on the first rank."""
+        return self._decayed(vector, self._ask(_Ask.FORWARD, system, vector))
 
     def row_products(self, system: System, vector: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """⟨s, ∂G/∂w_k⟩ of every row, [rows], with ε held and through ε; called on the first rank."""
@@ -107,6 +109,10 @@ class Objective:
         if self._world_size > 1:
             dist.broadcast(torch.tensor([_Ask.END, 0], device=self._trained.device), 0)
 
+    def _decayed(self, vector: Tensor, product: Tensor) -> Tensor:
+        """The product of J with AdamW's decay, which is no multiple of the unit matrix as SGD's is."""
+        return product if self._decay is None else product + self._decay * vector
+
     def _ask(self, ask: _Ask, system: System, vector: Tensor) -> Tensor:
         if self._world_size > 1:
             dist.broadcast(torch.tensor([ask, system], device=self._trained.device), 0)
@@ -126,9 +132,7 @@ class Objective:
         trained, tensors = self._trained, unflatten(vector, self.parameters)
         total = torch.zeros_like(vector)
         for _, share, batch in self._mine(self._some):
-            found = product(
-                system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, tensors
-            )
+            found = product(system, trained.network, self._state, batch, trained.perturbation, tensors)
             total += share * flatten(found)
         return group.all_reduce({"product": total})["product"]
 
@@ -136,9 +140,7 @@ class Objective:
         trained, tensors = self._trained, unflatten(vector, self.parameters)
         total = torch.zeros(2, self.rows, dtype=torch.float64)
         for rows, share, batch in self._mine(self._all):
-            found = hif.row_products(
-                system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, tensors
-            )
+            found = hif.row_products(system, trained.network, self._state, batch, trained.perturbation, tensors)
             total[:, torch.from_numpy(rows.astype(np.int64))] = share * torch.stack(found).double().cpu()
         return group.all_reduce({"rows": total.to(trained.device)})["rows"]
 
@@ -149,9 +151,7 @@ class Objective:
             own = weights[torch.from_numpy(rows.astype(np.int64)).to(weights.device)]
             if not bool(own.any()):
                 continue
-            found = hif.weights_effect(
-                system, trained.network, self.parameters, self._buffers, batch, trained.perturbation, own, held
-            )
+            found = hif.weights_effect(system, trained.network, self._state, batch, trained.perturbation, own, held)
             total += share * flatten(found)
         return group.all_reduce({"effect": total})["effect"]
 

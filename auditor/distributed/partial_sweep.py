@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import safetensors.torch
@@ -81,7 +81,7 @@ class PartialSweeps:
         return PartialSweep(
             first_step=marker["first_step"],
             began=float(tensors["began"]),
-            cotangent=Cotangent(placed("parameters."), placed("momentum.")),
+            cotangent=Cotangent(**{each.name: placed(f"{each.name}.") for each in fields(Cotangent)}),
             gradient=tensors["gradient"],
             shorter={float(horizon): value for horizon, value in part("gradient@").items()},
             drift={int(step): value for step, value in marker["drift"].items()},
@@ -93,8 +93,7 @@ class PartialSweeps:
             "began": torch.tensor(partial.began, dtype=torch.float64),
             "gradient": partial.gradient,
             **{f"gradient@{horizon!r}": value for horizon, value in partial.shorter.items()},
-            **{f"parameters.{name}": value for name, value in partial.cotangent.parameters.items()},
-            **{f"momentum.{name}": value for name, value in partial.cotangent.momentum.items()},
+            **{f"{part}.{name}": value for part, some in partial.cotangent.parts() for name, value in some.items()},
         }
         # The file format knows neither strides nor shared memory.
         alone = {

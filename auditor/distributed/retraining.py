@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from auditor.distributed.loop import StepInputs, share_of
 from auditor.distributed.trained_run import TrainedRun
-from auditor.sam import MicroBatch, State, StepSettings, sam_step
+from auditor.sam import MicroBatch, Optimizer, State, optimizer_at, sam_step
 from auditor.sam.perturbation import global_norm
 from auditor.trajectory import group
 from auditor.trajectory.reader import RecordedStep
@@ -41,18 +41,18 @@ class Retraining:
         for index in share_of(len(step.micro_batches), self.rank, self.world_size):
             yield index, self._inputs.micro_batch(step.index, step.epoch, index, step.micro_batches[index])
 
-    def settings(self, step: RecordedStep) -> StepSettings:
+    def optimizer(self, step: RecordedStep) -> Optimizer:
         """The base optimizer's numbers at a step."""
-        optimizer = self.trained.manifest.optimizer
-        return StepSettings(step.learning_rate, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
+        return optimizer_at(self.trained.manifest.optimizer, step.learning_rate, step.index)
 
     def forward(self, state: State, step: RecordedStep) -> State:
         """The state after a step; collective."""
         trained = self.trained
         total = trained.manifest.micro_batches
         batches = (batch for _, batch in self.micro_batches(step))
+        perturbation = trained.perturbation.at(step.index)
         after, _, _ = sam_step(
-            trained.network, state, batches, total, trained.perturbation, self.settings(step), group.all_reduce
+            trained.network, state, batches, total, perturbation, self.optimizer(step), group.all_reduce
         )
         return after
 

@@ -129,8 +129,15 @@ def gif_directions(
     directions = []
     for step in checkpoints.tolist():
         perturbed, buffers = perturbed_at(trained, step)
-        directions.append(Directions.along(trained.precise, perturbed, buffers, gradients))
+        scales = trained.scales_at(step)
+        scaled = gradients if scales is None else [scaled_by(scales, gradient) for gradient in gradients]
+        directions.append(Directions.along(trained.precise, perturbed, buffers, scaled))
     return directions
+
+
+def scaled_by(scales: Tensors, tensors: Tensors) -> Tensors:
+    """Tensors times scales, entry by entry."""
+    return {name: scales[name] * value for name, value in tensors.items()}
 
 
 def perturbed_at(trained: TrainedRun, step: int) -> tuple[Tensors, Tensors]:

@@ -112,7 +112,8 @@ class _Backwards:
     def _nothing(self) -> PartialSweep:
         """The end of training: no segment is swept yet."""
         manifest = self.trained.manifest
-        cotangent = Cotangent.final(self.trained.validation_gradient())
+        final = self.trained.reader.state(manifest.steps).to(self.trained.device)
+        cotangent = Cotangent.final(self.trained.validation_gradient(), final)
         began = float(global_norm(cotangent.parameters.values()))
         return PartialSweep(manifest.steps, began, cotangent, torch.zeros(manifest.rows, dtype=torch.float64), {}, {})
 
@@ -150,21 +151,22 @@ class _Backwards:
         states = [state]
         for step in steps:
             states.append(self.training.forward(states[-1], step))
-        for before, step in zip(reversed(states[:-1]), reversed(steps), strict=True):
-            if step.index >= first_step:
-                self._backward(before, step)
+        for place in reversed(range(len(steps))):
+            if steps[place].index >= first_step:
+                self._backward(states[place], states[place + 1], steps[place])
         return states[-1]
 
-    def _backward(self, state: State, step: RecordedStep) -> None:
+    def _backward(self, before: State, after: State, step: RecordedStep) -> None:
         trained = self.trained
         mine = list(self.training.micro_batches(step))
         self.cotangent, found = step_pullback(
             trained.network,
-            state,
+            before,
+            after,
             [batch for _, batch in mine],
             trained.manifest.micro_batches,
-            trained.perturbation,
-            self.training.settings(step),
+            trained.perturbation.at(step.index),
+            self.training.optimizer(step),
             self.cotangent,
             group.all_reduce,
         )
@@ -182,9 +184,5 @@ class _Backwards:
         return round((1.0 - horizon) * self.trained.manifest.steps)
 
     def _states_that_fit(self, state: State) -> int:
-        size = sum(
-            value.numel() * value.element_size()
-            for tensors in (state.parameters, state.momentum, state.buffers)
-            for value in tensors.values()
-        )
+        size = sum(value.numel() * value.element_size() for _, tensors in state.parts() for value in tensors.values())
         return max(1, int(self.trained.config.replay.memory_gib * 2**30) // size)

@@ -19,12 +19,13 @@ from auditor.influence import (
     Point,
     PreciseStatistics,
     effective_steps,
+    effective_steps_of_adamw,
     evaluate,
     query_gradient,
     sample_logits,
     with_running,
 )
-from auditor.sam import MicroBatch, Network, State, Tensors, make_perturbation
+from auditor.sam import AdamW, MicroBatch, Network, State, Tensors, make_perturbation, optimizer_at, preconditioner
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 
@@ -139,9 +140,42 @@ class TrainedRun:
 
     def step_sizes(self) -> NDArray[np.float64]:
         """η̄_t / b: what a unit of a sample's gradient at each step moves the final parameters by, [steps]."""
-        optimizer, rates = self.manifest.optimizer, self.reader.learning_rates()
-        effective = effective_steps(rates, optimizer["momentum"], optimizer["weight_decay"], optimizer["nesterov"])
+        settings, rates = self.manifest.optimizer, self.reader.learning_rates()
+        decay = settings["weight_decay"]
+        if settings["name"] == "adamw":
+            effective = effective_steps_of_adamw(rates, settings["beta1"], decay)
+        else:
+            effective = effective_steps(rates, settings["momentum"], decay, settings["nesterov"])
         return effective / self.manifest.batch_size
+
+    def scales(self, step: int, state: State | None = None) -> Tensors | None:
+        """What the base optimizer scales each entry of a gradient by beside `step_sizes`; None for SGD.
+
+        Args:
+            step: A step that has been taken.
+            state: The state after it; by default that of the recorded checkpoint.
+        """
+        optimizer = optimizer_at(self.manifest.optimizer, 0.0, step)
+        if not isinstance(optimizer, AdamW):
+            return None
+        after = self.reader.state(step + 1).to(self.device) if state is None else state
+        return preconditioner(after.second, optimizer)
+
+    def scales_at(self, checkpoint: int) -> Tensors | None:
+        """The same at a checkpoint: as the step before it took it, or, at the initial one, that before the next."""
+        later = checkpoint or self.manifest.checkpoints[1]
+        return self.scales(later - 1)
+
+    @property
+    def decay(self) -> float:
+        """λ where the end of training stands still at G + λ θ = 0; 0 for AdamW: see `decay_scales`."""
+        return 0.0 if self.manifest.optimizer["name"] == "adamw" else float(self.manifest.optimizer["weight_decay"])
+
+    def decay_scales(self) -> Tensors | None:
+        """λ (√v̂ + ε), entry by entry, where the end of training stands still at G + λ (√v̂ + ε) θ = 0: under AdamW."""
+        scales = self.scales_at(self.manifest.steps)
+        decay = self.manifest.optimizer["weight_decay"]
+        return None if scales is None else {name: decay / value for name, value in scales.items()}
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """All micro-batches of a recorded step, as they were trained on, one at a time."""

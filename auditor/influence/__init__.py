@@ -8,7 +8,7 @@ from auditor.influence.directional import (
     directional_derivatives,
     sample_logits,
 )
-from auditor.influence.effective_step import effective_steps, nearest_checkpoints
+from auditor.influence.effective_step import effective_steps, effective_steps_of_adamw, nearest_checkpoints
 from auditor.influence.gif import perturbed_parameters
 from auditor.influence.gif_step import step_derivatives
 from auditor.influence.query import Evaluated, evaluate, query_gradient, weighted_gradient
@@ -24,6 +24,7 @@ __all__ = [
     "PreciseStatistics",
     "directional_derivatives",
     "effective_steps",
+    "effective_steps_of_adamw",
     "evaluate",
     "fold",
     "nearest_checkpoints",

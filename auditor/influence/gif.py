@@ -14,8 +14,9 @@ from collections.abc import Iterable
 import torch
 
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Perturbation, Tensors
-from auditor.sam.step import MicroBatch, State, micro_batch_pass
+from auditor.sam.perturbation import Past, Perturbation, Tensors
+from auditor.sam.state import State
+from auditor.sam.step import MicroBatch, first_pass
 
 
 def perturbed_parameters(
@@ -38,9 +39,11 @@ def perturbed_parameters(
         Parameters; the derivatives of a sample's loss there along ∇f(θ_T) are what GIF sums, weighted by W.
     """
     mean = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
+    seed = 0
     for batch in batches:
-        found = micro_batch_pass(network, state.parameters, state.buffers, batch, perturbation.ascent_loss)
+        found = first_pass(network, state.parameters, state.buffers, batch, perturbation)
         for name, value in found.gradient.items():
             mean[name] += value / total
-    epsilon = perturbation.ascent(state.parameters, mean)
+        seed = batch.seed
+    epsilon = perturbation.ascent(state.parameters, mean, Past(state.memory, seed))
     return {name: value + epsilon[name] for name, value in state.parameters.items()}

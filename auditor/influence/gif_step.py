@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from auditor.influence.attention import plain_attention
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Perturbation, Tensors
-from auditor.sam.step import MicroBatch, State, micro_batch_pass
+from auditor.sam.state import State
+from auditor.sam.step import MicroBatch, ascend
 
 
 def step_derivatives(
@@ -35,9 +36,7 @@ def step_derivatives(
     Returns:
         [m]
     """
-    first = micro_batch_pass(network, state.parameters, state.buffers, batch, perturbation.ascent_loss)
-    epsilon = perturbation.ascent(state.parameters, first.gradient)
-    perturbed = {name: value + epsilon[name] for name, value in state.parameters.items()}
+    _, perturbed = ascend(network, state, batch, perturbation)
 
     def losses(parameters: Tensors) -> Tensor:
         logits, _ = network.train(parameters, state.buffers, batch.inputs, batch.seed)

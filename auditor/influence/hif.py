@@ -28,7 +28,8 @@ from auditor.influence.pushforward import micro_batch_pushforward
 from auditor.influence.replay import micro_batch_hessian, micro_batch_pullback
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Perturbation, Tensors
-from auditor.sam.step import MicroBatch, micro_batch_pass
+from auditor.sam.state import State
+from auditor.sam.step import MicroBatch, ascend, micro_batch_pass
 
 
 class System(IntEnum):
@@ -49,8 +50,7 @@ class System(IntEnum):
 def transposed_product(
     system: System,
     network: Network,
-    parameters: Tensors,
-    buffers: Mapping[str, Tensor],
+    state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
     vector: Tensors,
@@ -60,8 +60,7 @@ def transposed_product(
     Args:
         system: Which J.
         network: The model, its BatchNorm in training mode as it was trained.
-        parameters: θ*.
-        buffers: Not changed.
+        state: The end of training: θ*, the buffers, and the variant's memory, which counts as a constant.
         batch: The samples.
         perturbation: The variant of SAM.
         vector: v.
@@ -71,24 +70,21 @@ def transposed_product(
     """
     match system:
         case System.PLAIN:
-            return micro_batch_hessian(network, parameters, buffers, batch, vector)[0]
+            return micro_batch_hessian(network, state.parameters, state.buffers, batch, vector)[0]
         case System.PLAIN_GAUSS_NEWTON:
-            return gauss_newton_product(network, parameters, buffers, batch, vector)
+            return gauss_newton_product(network, state.parameters, state.buffers, batch, vector)
         case System.HELD_GAUSS_NEWTON:
-            first = micro_batch_pass(network, parameters, buffers, batch, perturbation.ascent_loss)
-            epsilon = perturbation.ascent(parameters, first.gradient)
-            perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
-            return gauss_newton_product(network, perturbed, buffers, batch, vector)
+            _, perturbed = ascend(network, state, batch, perturbation)
+            return gauss_newton_product(network, perturbed, state.buffers, batch, vector)
     held = system is System.HELD
-    found = micro_batch_pullback(network, parameters, buffers, batch, perturbation, vector, held=held)
+    found = micro_batch_pullback(network, state, batch, perturbation, vector, held=held)
     return {name: value + found.through[name] for name, value in found.direct.items()}
 
 
 def row_products(
     system: System,
     network: Network,
-    parameters: Tensors,
-    buffers: Mapping[str, Tensor],
+    state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
     vector: Tensors,
@@ -98,8 +94,7 @@ def row_products(
     Args:
         system: PLAIN systems have no ε; all others do.
         network: The model.
-        parameters: θ*.
-        buffers: Not changed.
+        state: The end of training: θ*, the buffers, and the variant's memory, which counts as a constant.
         batch: The samples.
         perturbation: The variant of SAM.
         vector: s.
@@ -108,18 +103,17 @@ def row_products(
         With ε held, [m], and through ε, [m]; both carry the 1 / m of the micro-batch's mean.
     """
     if system in (System.PLAIN, System.PLAIN_GAUSS_NEWTON):
-        held = micro_batch_hessian(network, parameters, buffers, batch, vector)[1]
+        held = micro_batch_hessian(network, state.parameters, state.buffers, batch, vector)[1]
         return held, torch.zeros_like(held)
     held_too = system in (System.HELD, System.HELD_GAUSS_NEWTON)
-    found = micro_batch_pullback(network, parameters, buffers, batch, perturbation, vector, held=held_too)
+    found = micro_batch_pullback(network, state, batch, perturbation, vector, held=held_too)
     return found.direct_weights, found.through_weights
 
 
 def product(
     system: System,
     network: Network,
-    parameters: Tensors,
-    buffers: Mapping[str, Tensor],
+    state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
     vector: Tensors,
@@ -127,15 +121,14 @@ def product(
     """J v of one micro-batch; arguments and result as those of `transposed_product`."""
     if system in (System.FULL, System.HELD):
         held = system is System.HELD
-        return micro_batch_pushforward(network, parameters, buffers, batch, perturbation, moved=vector, held=held)
-    return transposed_product(system, network, parameters, buffers, batch, perturbation, vector)
+        return micro_batch_pushforward(network, state, batch, perturbation, moved=vector, held=held)
+    return transposed_product(system, network, state, batch, perturbation, vector)
 
 
 def weights_effect(
     system: System,
     network: Network,
-    parameters: Tensors,
-    buffers: Mapping[str, Tensor],
+    state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
     weights: Tensor,
@@ -146,8 +139,7 @@ def weights_effect(
     Args:
         system: PLAIN systems have no ε; all others do.
         network: The model.
-        parameters: θ*.
-        buffers: Not changed.
+        state: The end of training: θ*, the buffers, and the variant's memory, which counts as a constant.
         batch: The samples.
         perturbation: The variant of SAM.
         weights: ẇ, [m].
@@ -157,8 +149,8 @@ def weights_effect(
         Of the parameters' names and shapes; it carries the 1 / m of the micro-batch's mean.
     """
     if system in (System.PLAIN, System.PLAIN_GAUSS_NEWTON):
-        return micro_batch_pass(network, parameters, buffers, replace(batch, weights=weights)).gradient
-    return micro_batch_pushforward(network, parameters, buffers, batch, perturbation, weights=weights, held=held)
+        return micro_batch_pass(network, state.parameters, state.buffers, replace(batch, weights=weights)).gradient
+    return micro_batch_pushforward(network, state, batch, perturbation, weights=weights, held=held)
 
 
 def gauss_newton_product(

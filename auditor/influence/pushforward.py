@@ -20,14 +20,14 @@ from torch.func import jvp
 
 from auditor.influence.replay import micro_batch_hessian
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Perturbation, Tensors, sample_losses
-from auditor.sam.step import MicroBatch, micro_batch_pass
+from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses
+from auditor.sam.state import State
+from auditor.sam.step import MicroBatch, ascent_batch, first_pass, look, micro_batch_pass, selection_after
 
 
 def micro_batch_pushforward(
     network: Network,
-    parameters: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
+    state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
     moved: Tensors | None = None,
@@ -38,8 +38,7 @@ def micro_batch_pushforward(
 
     Args:
         network: The model.
-        parameters: θ.
-        buffers: Not changed.
+        state: Where; a variant's memory in it stays as it is.
         batch: The samples.
         perturbation: The variant of SAM.
         moved: v, of the parameters' names and shapes; None where θ stays.
@@ -49,31 +48,81 @@ def micro_batch_pushforward(
     Returns:
         Of the parameters' names and shapes.
     """
-    ascended = perturbation.ascent_loss
-    gradient = micro_batch_pass(network, parameters, buffers, batch, ascended).gradient
+    parameters, past = dict(state.parameters), Past(state.memory, batch.seed)
     still = {name: torch.zeros_like(value) for name, value in parameters.items()}
-
-    def turned(
-        at: Mapping[str, Tensor], by: Tensors | None, loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses
-    ) -> Tensors:
-        """The movement of the gradient at a point that moves by a tangent, the weights moving too."""
-        found = still if by is None else micro_batch_hessian(network, at, buffers, batch, by, loss_of)[0]
-        if weights is None:
-            return found
-        weighed = micro_batch_pass(network, at, buffers, replace(batch, weights=weights), loss_of).gradient
-        return {name: value + weighed[name] for name, value in found.items()}
-
-    gradient_moved, by = still, moved
-    if held:
-        epsilon = perturbation.ascent(parameters, gradient)
+    first = first_pass(network, parameters, state.buffers, batch, perturbation)
+    gradient = first.gradient
+    gradient_moved = {name: still[name] for name in gradient}
+    if not held and perturbation.ascends_gradient:
+        gradient_moved = _first_moved(network, state, batch, perturbation, moved, weights)
+    if not perturbation.perturbs:
+        second = gradient
+        # Without a pass at θ + ε nothing is held.
+        second_moved = _moved(network, parameters, state.buffers, batch, moved, weights)
+        gradient_moved = {name: second_moved[name] for name in gradient}
     else:
-        gradient_moved = turned(parameters, moved, ascended)
         epsilon, epsilon_moved, *_ = jvp(
-            perturbation.ascent, (dict(parameters), gradient), (moved or still, gradient_moved)
+            lambda at, of: perturbation.ascent(at, of, past), (parameters, gradient), (moved or still, gradient_moved)
         )
-        by = {name: value + (moved or still)[name] for name, value in epsilon_moved.items()}
-    perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
-    second = micro_batch_pass(network, perturbed, buffers, batch).gradient
-    _, direction, *_ = jvp(perturbation.descent, (gradient, second), (gradient_moved, turned(perturbed, by)))
-    found: Tensors = direction
-    return found
+        by = moved
+        if not held:
+            by = {name: value + (moved or still)[name] for name, value in epsilon_moved.items()}
+        perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
+        select = selection_after(perturbation, first.losses)
+        found = micro_batch_pass(network, perturbed, state.buffers, batch, selection=select)
+        second = found.gradient
+        if select is not None:
+            factors = select(found.losses)
+            batch = replace(batch, weights=batch.weights * factors)
+            weights = None if weights is None else weights * factors
+        second_moved = _moved(network, perturbed, state.buffers, batch, by, weights)
+    _, direction, *_ = jvp(
+        lambda one, other: perturbation.descent(one, other, past), (gradient, second), (gradient_moved, second_moved)
+    )
+    pushed: Tensors = direction
+    return pushed
+
+
+def _first_moved(
+    network: Network,
+    state: State,
+    batch: MicroBatch,
+    perturbation: Perturbation,
+    moved: Tensors | None,
+    weights: Tensor | None,
+) -> Tensors:
+    """Return ġ."""
+    parameters, buffers, reweighting = state.parameters, state.buffers, perturbation.reweighting
+    weighed = ascent_batch(network, parameters, buffers, batch, perturbation)
+    if reweighting is not None:
+        points = [parameters, reweighting.probe(parameters, batch.seed)]
+        losses = [look(network, at, buffers, batch).losses for at in points]
+        losses_moved = [
+            torch.zeros_like(batch.weights)
+            if moved is None
+            else len(batch.labels) * micro_batch_hessian(network, at, buffers, batch, moved)[1]
+            for at in points
+        ]
+        given = torch.zeros_like(batch.weights) if weights is None else weights
+        _, weights, *_ = jvp(reweighting.weights, (batch.weights, *losses), (given, *losses_moved))
+    return _moved(network, parameters, buffers, weighed, moved, weights, perturbation.ascent_loss)
+
+
+def _moved(
+    network: Network,
+    at: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    by: Tensors | None,
+    weights: Tensor | None,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
+) -> Tensors:
+    """The movement of the gradient at a point that moves by a tangent, the weights moving too."""
+    if by is None:
+        found = {name: torch.zeros_like(value) for name, value in at.items()}
+    else:
+        found = micro_batch_hessian(network, at, buffers, batch, by, loss_of)[0]
+    if weights is None:
+        return found
+    weighed = micro_batch_pass(network, at, buffers, replace(batch, weights=weights), loss_of).gradient
+    return {name: value + weighed[name] for name, value in found.items()}

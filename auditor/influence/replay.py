@@ -1,17 +1,19 @@
 """Exact influence: reverse-mode differentiation through every recorded SAM step (the metagradient of training).
 
 With the cotangent (λ_θ, λ_u) of the state after a step, the weights w_k of its samples and v the cotangent of the
-step's direction d (for plain momentum v = λ_u − η λ_θ), each micro-batch contributes
+step's direction d (for SGD with momentum v = λ_u − η λ_θ), each micro-batch contributes
 
-    (r, s) = the pullback of descent(g, G) at v      (SAM: r = 0, s = v),
+    (r, s) = the pullback of descent(g, G) at v, and of what the variant keeps      (SAM: r = 0, s = v),
     a_k = ⟨∇l_k(θ + ε), s⟩,  h = H(θ + ε) s          through the second pass,
     (p, z) = the pullback of ε = ascent(θ, g) at h,
     b_k = ⟨∇l_k(θ), z + r⟩,  h' = H(θ) (z + r)       through the first pass,
 
     ∂f/∂w_k += (a_k + b_k) / (J m),   λ_θ += (h + p + h') / J,   influence_k = −∂f/∂w_k summed over all steps.
 
-∇l_k(θ) and H(θ) of the first pass are those of the variant's ascent loss, where it has one of its own.
-Ascent and descent are differentiated as they are written, so every SAM variant is covered by its own functions.
+∇l_k(θ) and H(θ) of the first pass are those of the variant's ascent loss, where it has one of its own; where it has
+weights of its own there, b_k and h' go on through them. What a variant keeps from step to step has a cotangent like θ.
+Ascent, descent, memory and the base optimizer are differentiated as they are written, so every variant is covered by
+its own functions.
 BatchNorm works in training mode, its batch statistics differentiated; running statistics take no part in training,
 and f reads precise statistics (see `auditor.influence.statistics`).
 """
@@ -19,7 +21,7 @@ and f reads precise statistics (see `auditor.influence.statistics`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -27,14 +29,17 @@ from torch.func import vjp
 
 from auditor.influence.attention import plain_attention
 from auditor.influence.double_backward import CheapDoubleBackward
+from auditor.sam.adamw import AdamW, direction_between
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Perturbation, Tensors, sample_losses
-from auditor.sam.step import MicroBatch, State, StepSettings, sgd_step
+from auditor.sam.optimizer import Optimizer, optimizer_step
+from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses
+from auditor.sam.state import State
+from auditor.sam.step import MicroBatch, ascent_batch, look, micro_batch_pass, selection_after
 
 
 @dataclass(frozen=True)
 class Pullback:
-    """What the cotangent v of one micro-batch's direction becomes, in two parts."""
+    """What the cotangents of one micro-batch's direction and memory become, in two parts."""
 
     direct: Tensors
     """Toward θ with ε and g held: h."""
@@ -44,30 +49,41 @@ class Pullback:
     """a / m: toward the samples' weights with ε and g held, [m]."""
     through_weights: Tensor
     """b / m: toward the samples' weights through ε and g, [m]."""
+    memory: Tensors
+    """Toward the variant's memory before the step."""
 
 
 @dataclass(frozen=True)
 class Cotangent:
-    """The derivative of f in a state: how much f moves with the parameters and with the momentum there."""
+    """The derivative of f in a state: how much f moves with each part of it."""
 
     parameters: Tensors
     """λ_θ"""
     momentum: Tensors
     """λ_u"""
+    second: Tensors = field(default_factory=dict)
+    """Of AdamW's second moment."""
+    memory: Tensors = field(default_factory=dict)
+    """Of the variant's memory."""
 
     @classmethod
-    def final(cls, gradient: Tensors) -> Cotangent:
-        """At the end of training: (∇f(θ_T), 0)."""
-        return cls(gradient, {name: torch.zeros_like(value) for name, value in gradient.items()})
+    def final(cls, gradient: Tensors, state: State) -> Cotangent:
+        """At the end of training, ∇f(θ_T): f sees nothing of the state but its parameters."""
+        return cls(gradient, *(_zeros(tensors) for tensors in (state.momentum, state.second, state.memory)))
+
+    def parts(self) -> list[tuple[str, Tensors]]:
+        """Its fields by name."""
+        return [(each.name, getattr(self, each.name)) for each in fields(self)]
 
 
 def step_pullback(
     network: Network,
-    state: State,
+    before: State,
+    after: State,
     batches: Sequence[MicroBatch],
     total: int,
     perturbation: Perturbation,
-    settings: StepSettings,
+    optimizer: Optimizer,
     cotangent: Cotangent,
     all_reduce: Callable[[Tensors], Tensors] = lambda tensors: tensors,
 ) -> tuple[Cotangent, list[Tensor]]:
@@ -75,67 +91,88 @@ def step_pullback(
 
     Args:
         network: The model.
-        state: The state before the step.
+        before: The state before the step.
+        after: The state after it.
         batches: This worker's micro-batches of the step, as they were trained on; possibly none.
         total: J, the micro-batches of all workers together.
-        perturbation: The variant of SAM.
-        settings: The base optimizer's numbers at this step.
+        perturbation: The variant of SAM at this step.
+        optimizer: The base optimizer's numbers at this step.
         cotangent: Of the state after the step; equal on all workers.
         all_reduce: Sums named tensors over the workers.
 
     Returns:
         The cotangent of the state before the step, equal on all workers, and ∂f/∂w [m] for each given micro-batch.
     """
-    before, toward = _optimizer_pullback(state, settings, cotangent)
-    sums = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
+    held, toward = _optimizer_pullback(before, after, optimizer, cotangent)
+    sums = {f"parameters.{name}": torch.zeros_like(value) for name, value in before.parameters.items()}
+    sums |= {f"memory.{name}": torch.zeros_like(value) for name, value in before.memory.items()}
     weights = []
     for batch in batches:
-        found = micro_batch_pullback(network, state.parameters, state.buffers, batch, perturbation, toward)
-        for name in sums:
-            sums[name] += found.direct[name] + found.through[name]
+        found = micro_batch_pullback(network, before, batch, perturbation, toward, cotangent.memory)
+        for name in before.parameters:
+            sums[f"parameters.{name}"] += found.direct[name] + found.through[name]
+        for name, value in found.memory.items():
+            sums[f"memory.{name}"] += value
         weights.append((found.direct_weights + found.through_weights) / total)
-    sums = all_reduce(sums)
-    parameters = {name: before.parameters[name] + value / total for name, value in sums.items()}
-    return Cotangent(parameters, before.momentum), weights
+    sums = {name: value / total for name, value in all_reduce(sums).items()}
+    parameters = {name: value + sums[f"parameters.{name}"] for name, value in held.parameters.items()}
+    memory = {name: sums[f"memory.{name}"] for name in before.memory}
+    return replace(held, parameters=parameters, memory=memory), weights
 
 
 def micro_batch_pullback(
     network: Network,
-    parameters: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
+    state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
     toward: Tensors,
+    toward_memory: Tensors | None = None,
     held: bool = False,
 ) -> Pullback:
-    """Pull the cotangent v of one micro-batch's direction back to θ and to the samples' weights.
+    """Pull the cotangent v of one micro-batch's direction, and that of its memory, back to the state and the weights.
 
     Args:
         network: The model.
-        parameters: θ.
-        buffers: Not changed.
+        state: Before the step; not changed.
         batch: The samples.
-        perturbation: The variant of SAM.
+        perturbation: The variant of SAM at this step.
         toward: v.
+        toward_memory: Of the memory that this micro-batch leaves; zero by default.
         held: Leave the parts through ε and g at zero, which saves a third of the work.
 
     Returns:
-        Its parts toward θ, of the parameters' names and shapes, and toward the weights.
+        Its parts toward θ, of the parameters' names and shapes, toward the weights, and toward the memory.
     """
-    first = _Pass(network, parameters, buffers, batch, perturbation.ascent_loss)
-    epsilon, pull_ascent, *_ = vjp(perturbation.ascent, dict(parameters), first.gradient)
-    perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
-    second = _Pass(network, perturbed, buffers, batch)
-    _, pull_descent, *_ = vjp(perturbation.descent, first.gradient, second.gradient)
-    toward_first, toward_second = pull_descent(toward)
+    first = _FirstPass(network, state, batch, perturbation)
+
+    def ascend(parameters: Tensors, gradient: Tensors, memory: Tensors) -> Tensors:
+        return perturbation.ascent(parameters, gradient, Past(memory, batch.seed))
+
+    def descend(gradient: Tensors, perturbed: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
+        past = Past(memory, batch.seed)
+        return perturbation.descent(gradient, perturbed, past), perturbation.remember(gradient, perturbed, past)
+
+    parameters, memory = dict(state.parameters), dict(state.memory)
+    second: _Pass | _FirstPass = first
+    if perturbation.perturbs:
+        epsilon, pull_ascent, *_ = vjp(ascend, parameters, first.gradient, memory)
+        perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
+        select = selection_after(perturbation, first.losses)
+        second = _Pass(network, perturbed, state.buffers, batch, selection=select)
+    _, pull_descent, *_ = vjp(descend, first.gradient, second.gradient, memory)
+    toward_first, toward_second, before = pull_descent((toward, toward_memory or _zeros(memory)))
+    if not perturbation.perturbs:
+        # Both are the same gradient.
+        curved, direct = first.along({name: value + toward_first[name] for name, value in toward_second.items()})
+        return Pullback(curved, _zeros(curved), direct, torch.zeros_like(direct), before)
     curved, direct = second.along(toward_second)
     if held:
-        still = {name: torch.zeros_like(value) for name, value in curved.items()}
-        return Pullback(curved, still, direct, torch.zeros_like(direct))
-    through_parameters, through_gradient = pull_ascent(curved)
+        return Pullback(curved, _zeros(curved), direct, torch.zeros_like(direct), before)
+    through_parameters, through_gradient, through_memory = pull_ascent(curved)
     bent, indirect = first.along({name: value + toward_first[name] for name, value in through_gradient.items()})
-    through = {name: through_parameters[name] + bent[name] for name in bent}
-    return Pullback(curved, through, direct, indirect)
+    through = {name: through_parameters[name] + value for name, value in bent.items()}
+    before = {name: value + through_memory[name] for name, value in before.items()}
+    return Pullback(curved, through, direct, indirect, before)
 
 
 def micro_batch_hessian(
@@ -160,12 +197,15 @@ class _Pass:
         buffers: Mapping[str, Tensor],
         batch: MicroBatch,
         loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
+        selection: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._weights = batch.weights.detach().requires_grad_()
         with plain_attention(), CheapDoubleBackward():
             logits, _ = network.train(self._leaves, buffers, batch.inputs, batch.seed)
-        loss = (self._weights * loss_of(logits, batch.labels)).mean()
+        self.losses = sample_losses(logits.detach(), batch.labels)
+        weights = self._weights if selection is None else self._weights * selection(self.losses)
+        loss = (weights * loss_of(logits, batch.labels)).mean()
         self._gradient = torch.autograd.grad(loss, list(self._leaves.values()), create_graph=True)
         self.gradient = {name: value.detach() for name, value in zip(self._leaves, self._gradient, strict=True)}
 
@@ -181,17 +221,57 @@ class _Pass:
         return dict(zip(self._leaves, curved, strict=True)), weights
 
 
-def _optimizer_pullback(state: State, settings: StepSettings, cotangent: Cotangent) -> tuple[Cotangent, Tensors]:
-    """The base optimizer's part: cotangents of (θ, u) with the gradient held, and v, that of the gradient.
+class _FirstPass:
+    """The pass at θ, with the weights that a variant gives the samples there."""
 
-    The step is linear in state and gradient, so its derivative does not depend on the gradient's value.
-    """
+    def __init__(self, network: Network, state: State, batch: MicroBatch, perturbation: Perturbation) -> None:
+        self._network, self._state, self._batch = network, state, batch
+        self._reweighting = perturbation.reweighting
+        self._pass: _Pass | None = None
+        if perturbation.ascends_gradient:
+            weighed = ascent_batch(network, state.parameters, state.buffers, batch, perturbation)
+            self._pass = _Pass(network, state.parameters, state.buffers, weighed, perturbation.ascent_loss)
+            self.losses, self.gradient = self._pass.losses, self._pass.gradient
+        else:
+            self.losses, self.gradient = look(network, state.parameters, state.buffers, batch).losses, {}
 
-    def step(parameters: Tensors, momentum: Tensors, gradient: Tensors) -> tuple[Tensors, Tensors]:
-        after = sgd_step(State(parameters, momentum, {}), gradient, settings)
-        return after.parameters, after.momentum
+    def along(self, direction: Tensors) -> tuple[Tensors, Tensor]:
+        """What ⟨g, v⟩ moves by with θ, and with each sample's weight, [m]."""
+        if self._pass is None:
+            return _zeros(self._state.parameters), torch.zeros_like(self._batch.weights)
+        curved, weights = self._pass.along(direction)
+        if self._reweighting is None:
+            return curved, weights
+        state, batch = self._state, self._batch
+        points = [state.parameters, self._reweighting.probe(state.parameters, batch.seed)]
+        losses = [look(self._network, at, state.buffers, batch).losses for at in points]
+        _, pull, *_ = vjp(self._reweighting.weights, batch.weights, *losses)
+        own, *toward = pull(weights)
+        for at, cotangent in zip(points, toward, strict=True):
+            # A pass takes the mean over the samples, where their sum is meant.
+            alone = replace(batch, weights=len(batch.labels) * cotangent)
+            moved = micro_batch_pass(self._network, at, state.buffers, alone).gradient
+            curved = {name: value + moved[name] for name, value in curved.items()}
+        return curved, own
 
-    still = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
-    _, pull, *_ = vjp(step, state.parameters, state.momentum, still)
-    parameters, momentum, gradient = pull((cotangent.parameters, cotangent.momentum))
-    return Cotangent(parameters, momentum), gradient
+
+def _optimizer_pullback(
+    before: State, after: State, optimizer: Optimizer, cotangent: Cotangent
+) -> tuple[Cotangent, Tensors]:
+    """The base optimizer's part: the cotangent of the state with the gradient held, and v, that of the gradient."""
+    # SGD's step is linear in state and gradient: its derivative does not depend on what the gradient was.
+    gradient = (
+        direction_between(before, after, optimizer) if isinstance(optimizer, AdamW) else _zeros(before.parameters)
+    )
+
+    def step(parameters: Tensors, momentum: Tensors, second: Tensors, gradient: Tensors) -> tuple[Tensors, ...]:
+        moved = optimizer_step(State(parameters, momentum, {}, second), gradient, optimizer)
+        return moved.parameters, moved.momentum, moved.second
+
+    _, pull, *_ = vjp(step, before.parameters, before.momentum, before.second, gradient)
+    *held, toward = pull((cotangent.parameters, cotangent.momentum, cotangent.second))
+    return Cotangent(*held), toward
+
+
+def _zeros(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name: torch.zeros_like(value) for name, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""What a variant of SAM is: pure functions of one micro-batch, ascent and descent, and the loss that is ascended."""
+"""What a variant of SAM is: pure functions of one micro-batch, and what it keeps from step to step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,55 @@ Tensors = dict[str, Tensor]
 """Named tensors: parameters, gradients, perturbations or buffers of one network."""
 
 
-def perturbed_gradient(gradient: Mapping[str, Tensor], perturbed: Mapping[str, Tensor]) -> Tensors:
+@dataclass(frozen=True)
+class Past:
+    """What a variant is given beside parameters and gradients."""
+
+    memory: Mapping[str, Tensor]
+    """What the steps before have left; empty for a variant that keeps nothing."""
+    seed: int = 0
+    """Of the micro-batch, for a variant that draws."""
+
+
+Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Past], Tensors]
+
+
+@dataclass(frozen=True)
+class Reweighting:
+    """Weights of a micro-batch's samples in the ascent, from their losses at θ and at a probe beside it."""
+
+    probe: Callable[[Mapping[str, Tensor], int], Tensors]
+    """(θ, seed) → where the probe is, of the parameters' names and shapes; as θ moves, it moves along."""
+    weights: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(weights, losses at θ, losses at the probe; each [m]) → the weights in the ascent, [m]."""
+
+
+def forgetful(function: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensors]) -> Function:
+    """A function of two named tensors as one that is given the past as well and does not use it."""
+
+    def given(one: Mapping[str, Tensor], other: Mapping[str, Tensor], past: Past) -> Tensors:
+        del past
+        return function(one, other)
+
+    return given
+
+
+def perturbed_gradient(gradient: Mapping[str, Tensor], perturbed: Mapping[str, Tensor], past: Past) -> Tensors:
     """The descent of most variants: the gradient at θ + ε as it is."""
-    del gradient
+    del gradient, past
     return dict(perturbed)
+
+
+def nothing(gradient: Mapping[str, Tensor], perturbed: Mapping[str, Tensor], past: Past) -> Tensors:
+    """What most variants keep."""
+    del gradient, perturbed, past
+    return {}
+
+
+def no_memory(parameters: Mapping[str, Tensor]) -> Tensors:
+    """The memory of most variants before training."""
+    del parameters
+    return {}
 
 
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -36,15 +81,36 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
 class Perturbation:
     """A variant of SAM with its settings bound; `auditor.sam.variants` has one file for each.
 
-    All are differentiable, the loss twice: exact influence takes its derivatives from them.
+    All functions are differentiable, the loss twice: exact influence takes its derivatives from them. g is the
+    gradient of the micro-batch's ascent loss at θ, G that of its loss at θ + ε.
     """
 
-    ascent: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensors]
-    """(θ, g) → ε: g is the gradient of the micro-batch's ascent loss at θ."""
-    descent: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensors] = perturbed_gradient
-    """(g, gradient at θ + ε) → the direction that the base optimizer is given, before the mean over micro-batches."""
+    ascent: Function
+    """(θ, g, past) → ε"""
+    descent: Function = perturbed_gradient
+    """(g, G, past) → the direction that the base optimizer is given, before the mean over micro-batches."""
     ascent_loss: Callable[[Tensor, Tensor], Tensor] = sample_losses
     """(logits [m, classes], labels [m]) → [m]: the weighted mean of this one has the gradient g."""
+    reweighting: Reweighting | None = None
+    """Weights of its own for the ascent; None leaves those of the samples."""
+    selection: Callable[[Tensor, Tensor], Tensor] | None = None
+    """(losses at θ, losses at θ + ε; each [m]) → factors [m] of the samples' weights in G, constants in every
+    derivative; None for 1."""
+    initial_memory: Callable[[Mapping[str, Tensor]], Tensors] = no_memory
+    """θ → what `past` holds at the first step."""
+    remember: Function = nothing
+    """(g, G, past) → what the next step's `past` holds, before the mean over micro-batches; of `initial_memory`'s
+    names and shapes."""
+    ascends_gradient: bool = True
+    """Whether g is used; where it is not, g is empty and its backward pass is saved."""
+    perturbs: bool = True
+    """Whether there is a pass at θ + ε; where there is none, G is g."""
+    turns: Callable[[int], Perturbation] | None = None
+    """Step → what the variant does there, for one that does not do the same at every step."""
+
+    def at(self, step: int) -> Perturbation:
+        """What the variant does at a step."""
+        return self if self.turns is None else self.turns(step)
 
 
 def global_norm(tensors: Iterable[Tensor], order: float = 2.0) -> Tensor:

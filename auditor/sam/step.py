@@ -4,47 +4,25 @@ For micro-batches j = 1..J of m samples with weights w:
 
     g_j = ∇ (1/m) Σ_k w_k a_k(θ),   ε_j = ascent(θ, g_j),   G_j = ∇ (1/m) Σ_k w_k l_k(θ + ε_j)
     d = (1/J) Σ_j descent(g_j, G_j)       (SAM: descent(g, G) = G, and the ascent loss a_k is the loss l_k)
-    u ← μ u + d + λ θ,   θ ← θ − η u      (Nesterov: θ ← θ − η (d + λ θ + μ u))
+    θ, u ← the base optimizer's step with d in the place of a gradient
 
-The micro-batches of one step may run on any number of workers: only their sum is exchanged.
+What a variant may do beside this (weights of its own, a memory, turns) stands in `auditor.sam.perturbation`. The
+micro-batches of one step may run on any number of workers: only their sum is exchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Perturbation, Tensors, global_norm, sample_losses
-
-
-@dataclass(frozen=True)
-class State:
-    """What a step moves."""
-
-    parameters: Tensors
-    momentum: Tensors
-    """Momentum buffer u, of the parameters' names and shapes."""
-    buffers: Tensors
-
-    @classmethod
-    def initial(cls, network: Network) -> State:
-        """The state before training: the module's own weights and no momentum."""
-        parameters = network.parameters()
-        momentum = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        return cls(parameters, momentum, network.buffers())
-
-    def to(self, device: torch.device) -> State:
-        """The same state on a device."""
-        return State(
-            *(
-                {name: value.to(device) for name, value in tensors.items()}
-                for tensors in (self.parameters, self.momentum, self.buffers)
-            )
-        )
+from auditor.sam.optimizer import Optimizer, optimizer_step, second_moment
+from auditor.sam.perturbation import Past, Perturbation, Tensors, global_norm, sample_losses
+from auditor.sam.state import State
 
 
 @dataclass(frozen=True)
@@ -66,13 +44,15 @@ class MicroBatchResult:
     """What one micro-batch contributes and what is worth recording about it."""
 
     direction: Tensors
-    """descent(g, ∇ at θ + ε)."""
+    """descent(g, G)"""
+    memory: Tensors
+    """What the variant keeps for the next step."""
     statistics: Tensors
     """See `Network.train`; from the first pass only."""
     loss: Tensor
     """Weighted mean loss at θ, scalar."""
     grad_norm: Tensor
-    """‖g‖₂ at θ, scalar; g is that of the ascent loss."""
+    """‖g‖₂ at θ, scalar; g is that of the ascent loss. ‖G‖₂ for a variant without g."""
     losses: Tensor
     """[m], at θ"""
     margins: Tensor
@@ -101,14 +81,16 @@ class Pass:
     """See `Network.train`."""
 
 
-@dataclass(frozen=True)
-class StepSettings:
-    """The base optimizer's numbers for one step."""
+def prepared(state: State, perturbation: Perturbation, settings: Mapping[str, Any]) -> State:
+    """A state that training may begin from: what the base optimizer and the variant keep, as nothing before leaves it.
 
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    nesterov: bool = False
+    Args:
+        state: Parameters and buffers, without momentum.
+        perturbation: The variant of SAM.
+        settings: See `optimizer_at`.
+    """
+    second = second_moment(settings, state.parameters)
+    return replace(state, second=second, memory=perturbation.initial_memory(state.parameters))
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -132,6 +114,7 @@ def micro_batch_pass(
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
     loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
+    selection: Callable[[Tensor], Tensor] | None = None,
 ) -> Pass:
     """Gradient of one micro-batch's loss (1/m) Σ_k w_k l_k in training mode.
 
@@ -141,22 +124,97 @@ def micro_batch_pass(
         buffers: Not changed.
         batch: The samples.
         loss_of: (logits, labels) → [m]: what is differentiated; the losses that are returned are always l_k.
+        selection: Losses [m] → factors [m] of the weights.
 
     Returns:
         The gradient and what the pass saw.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     logits, statistics = network.train(leaves, buffers, batch.inputs, batch.seed)
-    differentiated = (batch.weights * loss_of(logits, batch.labels)).mean()
-    gradient = dict(zip(leaves, torch.autograd.grad(differentiated, list(leaves.values())), strict=True))
     losses = sample_losses(logits.detach(), batch.labels)
+    weights = batch.weights if selection is None else batch.weights * selection(losses)
+    differentiated = (weights * loss_of(logits, batch.labels)).mean()
+    gradient = dict(zip(leaves, torch.autograd.grad(differentiated, list(leaves.values())), strict=True))
     return Pass(gradient, (batch.weights * losses).mean(), losses, logits.detach(), statistics)
+
+
+def look(network: Network, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: MicroBatch) -> Pass:
+    """The same pass without a gradient."""
+    with torch.no_grad():
+        logits, statistics = network.train(parameters, buffers, batch.inputs, batch.seed)
+        losses = sample_losses(logits, batch.labels)
+    return Pass({}, (batch.weights * losses).mean(), losses, logits, statistics)
+
+
+def ascent_batch(
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    perturbation: Perturbation,
+) -> MicroBatch:
+    """The micro-batch with the weights that its samples have in the ascent."""
+    if perturbation.reweighting is None:
+        return batch
+    own = look(network, parameters, buffers, batch).losses
+    probe = perturbation.reweighting.probe(parameters, batch.seed)
+    beside = look(network, probe, buffers, batch).losses
+    return replace(batch, weights=perturbation.reweighting.weights(batch.weights, own, beside))
+
+
+def first_pass(
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    perturbation: Perturbation,
+) -> Pass:
+    """The pass at θ, with g where the variant uses it.
+
+    Args:
+        network: The model.
+        parameters: θ; not changed.
+        buffers: Not changed.
+        batch: The samples.
+        perturbation: The variant of SAM.
+
+    Returns:
+        g and what the pass saw; its loss is that of the samples' own weights.
+    """
+    if not perturbation.ascends_gradient:
+        return look(network, parameters, buffers, batch)
+    weighed = ascent_batch(network, parameters, buffers, batch, perturbation)
+    found = micro_batch_pass(network, parameters, buffers, weighed, perturbation.ascent_loss)
+    return replace(found, loss=(batch.weights * found.losses).mean())
+
+
+def ascend(
+    network: Network,
+    state: State,
+    batch: MicroBatch,
+    perturbation: Perturbation,
+) -> tuple[Pass, Tensors]:
+    """The pass at θ, and θ + ε.
+
+    Args:
+        network: The model.
+        state: Where; not changed.
+        batch: The samples.
+        perturbation: The variant of SAM.
+
+    Returns:
+        The pass and the perturbed parameters, which are θ where the variant does not perturb.
+    """
+    first = first_pass(network, state.parameters, state.buffers, batch, perturbation)
+    if not perturbation.perturbs:
+        return first, state.parameters
+    epsilon = perturbation.ascent(state.parameters, first.gradient, Past(state.memory, batch.seed))
+    return first, {name: value + epsilon[name] for name, value in state.parameters.items()}
 
 
 def sam_micro_batch(
     network: Network,
-    parameters: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
+    state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
 ) -> MicroBatchResult:
@@ -164,23 +222,25 @@ def sam_micro_batch(
 
     Args:
         network: The model.
-        parameters: θ; not changed.
-        buffers: Not changed.
+        state: θ, the buffers and the variant's memory; not changed.
         batch: The samples.
-        perturbation: The variant of SAM; its ε is a constant in the second pass.
+        perturbation: The variant of SAM at this step; its ε is a constant in the second pass.
 
     Returns:
         The direction and the record of both passes, all detached.
     """
-    first = micro_batch_pass(network, parameters, buffers, batch, perturbation.ascent_loss)
-    epsilon = perturbation.ascent(parameters, first.gradient)
-    perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
-    second = micro_batch_pass(network, perturbed, buffers, batch)
+    first, perturbed = ascend(network, state, batch, perturbation)
+    second = first
+    if perturbation.perturbs:
+        select = selection_after(perturbation, first.losses)
+        second = micro_batch_pass(network, perturbed, state.buffers, batch, selection=select)
+    past = Past(state.memory, batch.seed)
     return MicroBatchResult(
-        direction=perturbation.descent(first.gradient, second.gradient),
+        direction=perturbation.descent(first.gradient, second.gradient, past),
+        memory=perturbation.remember(first.gradient, second.gradient, past),
         statistics=first.statistics,
         loss=first.loss,
-        grad_norm=global_norm(first.gradient.values()),
+        grad_norm=global_norm((first.gradient or second.gradient).values()),
         losses=first.losses,
         margins=margin(first.logits, batch.labels),
         losses_perturbed=second.losses,
@@ -189,25 +249,10 @@ def sam_micro_batch(
     )
 
 
-def sgd_step(state: State, gradient: Mapping[str, Tensor], settings: StepSettings) -> State:
-    """One step of stochastic gradient descent, `torch.optim.SGD`'s arithmetic; the buffers stay as they are.
-
-    Args:
-        state: θ and u.
-        gradient: What stands for the gradient: d, the mean direction of all micro-batches of the step.
-        settings: η, μ, λ and the form of momentum.
-
-    Returns:
-        The next state.
-    """
-    parameters, momentum = {}, {}
-    for name, value in state.parameters.items():
-        decayed = gradient[name] + settings.weight_decay * value
-        moved = settings.momentum * state.momentum[name] + decayed
-        direction = decayed + settings.momentum * moved if settings.nesterov else moved
-        momentum[name] = moved
-        parameters[name] = value - settings.learning_rate * direction
-    return State(parameters, momentum, state.buffers)
+def selection_after(perturbation: Perturbation, losses: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Losses at θ + ε → factors of the weights there, those at θ being known; None where the variant has none."""
+    chosen = perturbation.selection
+    return None if chosen is None else lambda perturbed: chosen(losses, perturbed)
 
 
 def sam_step(
@@ -216,7 +261,7 @@ def sam_step(
     batches: Iterable[MicroBatch],
     total: int,
     perturbation: Perturbation,
-    settings: StepSettings,
+    optimizer: Optimizer,
     all_reduce: Callable[[Tensors], Tensors] = lambda tensors: tensors,
 ) -> tuple[State, Tensor, list[MicroBatchResult]]:
     """One SAM step.
@@ -226,29 +271,33 @@ def sam_step(
         state: Before the step.
         batches: This worker's micro-batches; possibly none.
         total: J, the micro-batches of all workers together.
-        perturbation: The variant of SAM.
-        settings: The base optimizer's numbers.
+        perturbation: The variant of SAM at this step.
+        optimizer: The base optimizer's numbers.
         all_reduce: Sums named tensors over the workers.
 
     Returns:
         The state after the step and its mean loss at θ, equal on all workers, and the results of this worker's
-        micro-batches with their directions dropped.
+        micro-batches with what is averaged in the state dropped.
     """
     sums = {f"direction.{name}": torch.zeros_like(value) for name, value in state.parameters.items()}
+    sums |= {f"memory.{name}": torch.zeros_like(value) for name, value in state.memory.items()}
     running = network.running_keys(state.buffers)
     sums |= {f"statistics.{name}": torch.zeros_like(state.buffers[name]) for name in running}
     sums["loss"] = torch.zeros_like(next(iter(state.parameters.values())).flatten()[0])
     results = []
     for batch in batches:
-        result = sam_micro_batch(network, state.parameters, state.buffers, batch, perturbation)
-        for name, value in result.direction.items():
-            sums[f"direction.{name}"] += value
-        for name, value in result.statistics.items():
-            sums[f"statistics.{name}"] += value
+        result = sam_micro_batch(network, state, batch, perturbation)
+        for part in ("direction", "memory", "statistics"):
+            for name, value in getattr(result, part).items():
+                sums[f"{part}.{name}"] += value
         sums["loss"] += result.loss
-        results.append(MicroBatchResult(**{**vars(result), "direction": {}, "statistics": {}}))
+        results.append(replace(result, direction={}, memory={}, statistics={}))
     means = {name: value / total for name, value in all_reduce(sums).items()}
-    direction = {name: means[f"direction.{name}"] for name in state.parameters}
-    moved = sgd_step(state, direction, settings)
-    buffers = network.move_statistics(state.buffers, {name: means[f"statistics.{name}"] for name in running})
-    return State(moved.parameters, moved.momentum, buffers), means["loss"], results
+    moved = optimizer_step(state, _part(means, "direction", state.parameters), optimizer)
+    buffers = network.move_statistics(state.buffers, _part(means, "statistics", running))
+    memory = _part(means, "memory", state.memory)
+    return replace(moved, buffers=buffers, memory=memory), means["loss"], results
+
+
+def _part(means: Tensors, part: str, names: Iterable[str]) -> Tensors:
+    return {name: means[f"{part}.{name}"] for name in names}

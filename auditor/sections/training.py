@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from auditor.sections.optimizer import SGD, Optimizer
+from auditor.sections.perturbation import SAM, Perturbation
 from auditor.sections.section import PositiveInt, Section
 
 PREDECESSOR = "predecessor"
@@ -30,79 +33,9 @@ class Model(Section):
     running statistics, which stay as they are."""
 
 
-class SAM(Section):
-    """Foret et al. 2021: ε = ρ g / ‖g‖, the gradient at θ + ε."""
-
-    name: Literal["sam"] = "sam"
-    rho: Annotated[float, Field(ge=0)] = 0.05
-    """Radius ρ; 0 is plain SGD."""
-    p: Annotated[float, Field(gt=1)] = 2.0
-    """Norm of the ball; 2 is plain SAM."""
-
-
-class ASAM(Section):
-    """Adaptive SAM (Kwon et al. 2021): ε in proportion to the size of each parameter."""
-
-    name: Literal["asam"]
-    rho: Annotated[float, Field(ge=0)] = 0.5
-    """Radius ρ, relative to the parameters and so larger than SAM's; 0 is plain SGD."""
-    eta: Annotated[float, Field(ge=0)] = 0.01
-    """η, added to the parameters' sizes."""
-
-
-class GSAM(Section):
-    """Surrogate gap guided SAM (Zhuang et al. 2022): SAM that also closes the gap between the losses at θ and θ + ε."""
-
-    name: Literal["gsam"]
-    rho: Annotated[float, Field(ge=0)] = 0.05
-    """Radius ρ; 0 is plain SGD."""
-    alpha: Annotated[float, Field(ge=0)] = 0.1
-    """α, how much closing the gap counts; 0 is SAM."""
-
-
-class SparseSAM(Section):
-    """Sparse SAM (Mi et al. 2022): SAM's ε where the gradient is largest, and none elsewhere."""
-
-    name: Literal["sparse_sam"]
-    rho: Annotated[float, Field(ge=0)] = 0.05
-    """Radius ρ of SAM's ε; 0 is plain SGD."""
-    density: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of the parameters that move; 1 is SAM."""
-
-
-class OBF(Section):
-    """Output bias forgetting (Vani et al. 2024): ε follows a loss of its own, (1 − α) CE(p, y) − CE(p, uniform)."""
-
-    name: Literal["obf"]
-    rho: Annotated[float, Field(ge=0)] = 0.05
-    """Radius ρ; 0 is plain SGD."""
-    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """γ, the most that α may be."""
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """λ: α = γ max(0, (1 − λ / p_y) / (1 − λ)) grows from 0 where the label's probability is λ; 0 makes α γ
-    everywhere."""
-
-
-def _plain_sam(raw: Any) -> Any:
-    """Settings without a name are plain SAM's."""
-    return {"name": "sam", **raw} if isinstance(raw, dict) else raw
-
-
-class Optimizer(Section):
-    """Stochastic gradient descent with coupled weight decay, as in `torch.optim.SGD`."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    """Peak learning rate η."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """μ."""
-    nesterov: bool = False
-    """Nesterov's form of momentum."""
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """λ, added to the gradient."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """How the learning rate goes on after warm-up."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    """Epochs of linear warm-up."""
+def _named(name: str) -> Callable[[Any], Any]:
+    """Settings without a name are those of `name`."""
+    return lambda raw: {"name": name, **raw} if isinstance(raw, dict) else raw
 
 
 class Train(Section):
@@ -116,13 +49,11 @@ class Train(Section):
     batch_size: PositiveInt = 128
     """Samples a step, over all workers together."""
     micro_batch_size: PositiveInt = 64
-    """Samples that share one ε and one set of BatchNorm statistics (m of m-SAM): part of the objective, whatever
-    the number of workers. Must divide the batch size."""
-    optimizer: Optimizer = Optimizer()
-    """The base optimizer."""
-    perturbation: Annotated[
-        SAM | ASAM | GSAM | SparseSAM | OBF, Field(discriminator="name"), BeforeValidator(_plain_sam)
-    ] = SAM()
+    """Samples that share one ε and one set of BatchNorm statistics (m of m-SAM; with the batch size it is n-SAM): part
+    of the objective, whatever the number of workers. Must divide the batch size."""
+    optimizer: Annotated[Optimizer, Field(discriminator="name"), BeforeValidator(_named("sgd"))] = SGD()
+    """The base optimizer; without a name, `sgd`."""
+    perturbation: Annotated[Perturbation, Field(discriminator="name"), BeforeValidator(_named("sam"))] = SAM()
     """The variant of SAM; without a name, `sam`."""
     checkpoints: Annotated[int, Field(ge=2)] = 10
     """Checkpoints spread evenly over training, the initial and the final state among them."""

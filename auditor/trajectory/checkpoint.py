@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -15,12 +16,12 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from auditor.sam.step import State
+from auditor.sam.state import State
 from auditor.storage import RunFolder
 from auditor.trajectory import group
 from auditor.trajectory.manifest import checkpoint_folder
 
-_PARTS = ("parameters", "momentum", "buffers")
+_PARTS = tuple(each.name for each in fields(State))
 
 
 def save_checkpoint(run: RunFolder, step: int, state: State) -> None:
@@ -108,10 +109,12 @@ def _load(folder: str) -> State:
     with _quiet():
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=True)
     return State(
-        *(
-            {name.removeprefix(f"{part}."): tensors[name] for name in sorted(tensors) if name.startswith(f"{part}.")}
+        **{
+            part: {
+                name.removeprefix(f"{part}."): tensors[name] for name in sorted(tensors) if name.startswith(f"{part}.")
+            }
             for part in _PARTS
-        )
+        }
     )
 
 
@@ -119,8 +122,8 @@ def _flatten(state: State) -> dict[str, Tensor]:
     # The file format knows neither strides nor shared memory.
     return {
         f"{part}.{name}": value.detach().clone(memory_format=torch.contiguous_format)
-        for part in _PARTS
-        for name, value in getattr(state, part).items()
+        for part, tensors in state.parts()
+        for name, value in tensors.items()
     }
 
 

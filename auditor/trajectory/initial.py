@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from auditor.errors import InputError
-from auditor.sam.step import State
+from auditor.sam.state import State
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_state, save_state
 

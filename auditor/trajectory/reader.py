@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from auditor.errors import StageError
-from auditor.sam.step import State
+from auditor.sam.state import State
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_checkpoint
 from auditor.trajectory.manifest import BATCHES, SIGNALS, Manifest, Segment

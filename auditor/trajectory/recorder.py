@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.errors import InputError
-from auditor.sam.step import State
+from auditor.sam.state import State
 from auditor.storage import RunFolder
 from auditor.trajectory import group
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint

@@ -17,7 +17,14 @@ import torch
 
 from auditor.config import Config, load_config
 from auditor.data import Dataset, prepare
-from auditor.distributed.loop import StepInputs, load_samples, new_model, run_training, step_settings, training_manifest
+from auditor.distributed.loop import (
+    StepInputs,
+    load_samples,
+    new_model,
+    planned_optimizer,
+    run_training,
+    training_manifest,
+)
 from auditor.sam import MicroBatch, Network, State, make_perturbation, sam_step
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
@@ -49,7 +56,7 @@ class Steps:
         network = Network(new_model(self._config, self._dataset))
         state, perturbation = State.initial(network), make_perturbation(**self._manifest.perturbation)
         for step, batches in steps:
-            settings = step_settings(self._manifest, step)
+            settings = planned_optimizer(self._manifest, step)
             state, _, _ = sam_step(network, state, batches, self._manifest.micro_batches, perturbation, settings)
 
 

@@ -74,7 +74,7 @@ def train(config: Config) -> RunFolder:
 
 def sgd(trained: TrainedRun) -> State:
     """The recorded batches by plain SGD, one pass each over micro-batches of `SGD_ROWS`."""
-    state, settings = trained.reader.state(0), Retraining(trained).settings
+    state, optimizer = trained.reader.state(0), Retraining(trained).optimizer
     inputs = StepInputs(trained.config, trained.train, CPU)
     for _, steps in trained.reader.recorded_steps():
         for step in steps:
@@ -93,7 +93,7 @@ def sgd(trained: TrainedRun) -> State:
                 {name: torch.stack([each[name] for each in some]).mean(dim=0) for name in some[0]}
                 for some in ([one.gradient for one in passes], [one.statistics for one in passes])
             )
-            after = sgd_step(state, gradient, settings(step))
+            after = sgd_step(state, gradient, optimizer(step))
             buffers = trained.network.move_statistics(state.buffers, moved)
             state = State(after.parameters, after.momentum, buffers)
     return state

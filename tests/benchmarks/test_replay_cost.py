@@ -13,7 +13,7 @@ import torch
 
 from auditor.influence.replay import Cotangent, step_pullback
 from auditor.models import build_model
-from auditor.sam import MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
+from auditor.sam import SGD, MicroBatch, Network, State, make_perturbation, sam_step
 from tests.influence.networks import tangent
 
 BUDGET = 4.5
@@ -51,7 +51,7 @@ def smallest(works, repeats):
 )
 def test_replay_costs_at_most_its_budget_of_sam_steps(label, name, args, shape, repeats, monkeypatch):
     network = Network(build_model(name, args, shape, 10, seed=0))
-    state, settings, perturbation = State.initial(network), StepSettings(0.1, 0.9, 5e-4), make_perturbation("sam", 0.05)
+    state, settings, perturbation = State.initial(network), SGD(0.1, 0.9, 5e-4), make_perturbation("sam", 0.05)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(ROWS, *shape, generator=generator)
     batch = MicroBatch(inputs, torch.arange(ROWS) % 10, torch.ones(ROWS), 0)
@@ -63,7 +63,7 @@ def test_replay_costs_at_most_its_budget_of_sam_steps(label, name, args, shape, 
         sam_step(network, state, [batch], 1, perturbation, settings)
 
     def backward():
-        step_pullback(network, state, [batch], 1, perturbation, settings, cotangent)
+        step_pullback(network, state, state, [batch], 1, perturbation, settings, cotangent)
 
     def plain_backward():
         with monkeypatch.context() as patch:

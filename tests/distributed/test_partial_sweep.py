@@ -39,7 +39,10 @@ def partial(first_step, seed=0):
         began=0.1 + 0.2,
         # Transposed, and one of the two is a view of the other's memory.
         cotangent=Cotangent(
-            {"a.weight": (shared := draw(3, 4).T), "b": shared[0]}, {"a.weight": draw(4, 3), "b": draw(3)}
+            {"a.weight": (shared := draw(3, 4).T), "b": shared[0]},
+            {"a.weight": draw(4, 3), "b": draw(3)},
+            {"a.weight": draw(4, 3), "b": draw(3)},
+            {"average.a.weight": draw(4, 3), "average.b": draw(3)},
         ),
         gradient=draw(5, dtype=torch.float64),
         shorter={0.75: draw(5, dtype=torch.float64), 0.1: draw(5, dtype=torch.float64)},
@@ -50,8 +53,8 @@ def partial(first_step, seed=0):
 def assert_equal(found, expected):
     """Bit for bit."""
     assert (found.first_step, found.began, found.drift) == (expected.first_step, expected.began, expected.drift)
-    for part in ("parameters", "momentum"):
-        mine, theirs = getattr(found.cotangent, part), getattr(expected.cotangent, part)
+    for part, theirs in expected.cotangent.parts():
+        mine = getattr(found.cotangent, part)
         assert list(mine) == list(theirs) == sorted(theirs)
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert torch.equal(found.gradient, expected.gradient)

@@ -39,6 +39,19 @@ CHANGES = {
 }
 
 
+def also(**train):
+    return {**CHANGES, "train": {**CHANGES["train"], **train}}
+
+
+ADAMW = {"name": "adamw", "learning_rate": 0.01, "warmup_epochs": 1}
+OTHERS = {
+    "adamw": also(optimizer=ADAMW),
+    "friendly-sam": also(perturbation={"name": "friendly_sam"}),
+    "look-sam-adamw": also(perturbation={"name": "look_sam", "period": 3}, optimizer=ADAMW),
+    "momentum-sam": also(perturbation={"name": "momentum_sam"}),
+}
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
@@ -64,6 +77,19 @@ def test_influence_equals_finite_differences_of_whole_recorded_trainings(trained
     assert isinstance(found, Sweep)
     numeric = (f_with_weight(trained, row, 1 + 1e-5) - f_with_weight(trained, row, 1 - 1e-5)) / 2e-5
     assert found.influence[row] == pytest.approx(-numeric, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_influence_goes_through_what_optimizer_and_variant_keep_from_step_to_step(name, tmp_path):
+    audit = config(tmp_path / "run", **OTHERS[name])
+    run = RunFolder(audit.run)
+    prepare(audit, run)
+    assert run_training(audit, run, CPU) is None
+    found = sweep(audit, run, CPU)
+    assert isinstance(found, Sweep)
+    for row in (0, 17, 49):
+        numeric = (f_with_weight(audit, row, 1 + 1e-5) - f_with_weight(audit, row, 1 - 1e-5)) / 2e-5
+        assert found.influence[row] == pytest.approx(-numeric, rel=1e-4, abs=1e-9)
 
 
 def test_a_shorter_horizon_is_what_a_sweep_of_that_length_finds(trained):

@@ -16,7 +16,7 @@ from auditor.influence import (
     query_gradient,
     sample_logits,
 )
-from auditor.sam import MicroBatch, State, StepSettings, make_perturbation, sam_step
+from auditor.sam import SGD, MicroBatch, State, make_perturbation, sam_step
 from tests.influence.networks import F64, inner, network, samples
 
 ROWS, BATCH = 12, 6
@@ -33,7 +33,7 @@ class Training:
         self.query = (self.inputs * 0.9, self.labels.clone())
         if flipped is not None:
             self.labels[flipped] = (self.labels[flipped] + 1) % 3
-        self.settings = StepSettings(rate, 0.9, 1e-3)
+        self.settings = SGD(rate, 0.9, 1e-3)
         self.perturbation = make_perturbation(variant, rho)
         order = np.random.default_rng(0)
         self.batches = [order.permutation(ROWS)[:BATCH] for _ in range(steps)]

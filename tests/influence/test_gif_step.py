@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from auditor.influence import step_derivatives
-from auditor.sam import MicroBatch, State, make_perturbation
+from auditor.sam import MicroBatch, Past, State, make_perturbation
 from auditor.sam.perturbation import sample_losses
 from tests.influence.networks import F64, inner, moved, network, samples, tangent
 
@@ -28,7 +28,7 @@ def test_derivatives_are_gradient_products_in_training_mode_at_the_micro_batchs_
 
     leaves = {name: value.clone().requires_grad_() for name, value in state.parameters.items()}
     ascent = gradient(leaves, losses(leaves, perturbation.ascent_loss).mean())
-    at = moved(state.parameters, perturbation.ascent(state.parameters, ascent), 1.0)
+    at = moved(state.parameters, perturbation.ascent(state.parameters, ascent, Past({})), 1.0)
     leaves = {name: value.requires_grad_() for name, value in at.items()}
     for value, number in zip(losses(leaves), found, strict=True):
         assert float(number) == pytest.approx(inner(gradient(leaves, value), along), rel=1e-9)

@@ -10,7 +10,7 @@ from auditor.influence import Derivatives, Directions, PreciseStatistics
 from auditor.influence.pushforward import micro_batch_pushforward
 from auditor.influence.replay import micro_batch_pullback
 from auditor.models import FACTORIES, build_model
-from auditor.sam import MicroBatch, Network, make_perturbation
+from auditor.sam import MicroBatch, Network, State, make_perturbation
 from auditor.sam.step import sam_micro_batch
 from tests.influence.networks import F64, inner, moved, tangent
 
@@ -47,13 +47,13 @@ def test_sams_direction_is_differentiated_backward_and_forward(name):
     scale = 1 / inner(parameters, parameters) ** 0.5
     along, toward = ({key: scale * value for key, value in tangent(parameters, seed).items()} for seed in (7, 8))
     ahead, behind = (
-        sam_micro_batch(net, moved(parameters, along, sign * BY), buffers, batch, perturbation).direction
+        sam_micro_batch(net, State(moved(parameters, along, sign * BY), {}, buffers), batch, perturbation).direction
         for sign in (1, -1)
     )
     numeric = (inner(ahead, toward) - inner(behind, toward)) / (2 * BY)
-    pulled = micro_batch_pullback(net, parameters, buffers, batch, perturbation, toward)
+    pulled = micro_batch_pullback(net, State(parameters, {}, buffers), batch, perturbation, toward)
     assert inner(pulled.direct, along) + inner(pulled.through, along) == pytest.approx(numeric, rel=1e-4)
-    pushed = micro_batch_pushforward(net, parameters, buffers, batch, perturbation, moved=along)
+    pushed = micro_batch_pushforward(net, State(parameters, {}, buffers), batch, perturbation, moved=along)
     assert inner(pushed, toward) == pytest.approx(numeric, rel=1e-4)
     for key, value in (parameters | buffers).items():
         assert torch.equal(value, kept[key])

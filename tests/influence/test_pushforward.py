@@ -5,7 +5,7 @@ import torch
 
 from auditor.influence.pushforward import micro_batch_pushforward
 from auditor.influence.replay import micro_batch_pullback
-from auditor.sam import MicroBatch
+from auditor.sam import MicroBatch, State
 from auditor.sam.step import sam_micro_batch
 from tests.influence.networks import F64, inner, moved, network, samples, tangent
 from tests.influence.test_hif import PERTURBATIONS
@@ -29,10 +29,15 @@ class Problem:
 
     def direction(self, perturbation, by):
         at = moved(self.parameters, self.v, by)
-        return sam_micro_batch(self.net, at, self.buffers, self.batch(by), perturbation).direction
+        return sam_micro_batch(self.net, self.state(perturbation, at), self.batch(by), perturbation).direction
+
+    def state(self, perturbation, at=None):
+        kept = perturbation.initial_memory(self.parameters)
+        memory = {name: torch.linspace(-1, 2, value.numel(), dtype=F64).view_as(value) for name, value in kept.items()}
+        return State(at or self.parameters, {}, self.buffers, memory=memory)
 
     def push(self, perturbation, **movement):
-        return micro_batch_pushforward(self.net, self.parameters, self.buffers, self.batch(), perturbation, **movement)
+        return micro_batch_pushforward(self.net, self.state(perturbation), self.batch(), perturbation, **movement)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -51,7 +56,7 @@ def test_it_is_the_transpose_of_the_pullback(name, held):
     problem, perturbation = Problem("batch"), PERTURBATIONS[name]
     toward = tangent(problem.parameters, seed=8)
     pulled = micro_batch_pullback(
-        problem.net, problem.parameters, problem.buffers, problem.batch(), perturbation, toward, held=held
+        problem.net, problem.state(perturbation), problem.batch(), perturbation, toward, held=held
     )
     parameters = problem.push(perturbation, moved=problem.v, held=held)
     weights = problem.push(perturbation, weights=WEIGHTS, held=held)

@@ -7,7 +7,7 @@ from torch import nn
 
 from auditor.influence.replay import Cotangent, step_pullback
 from auditor.models import build_model
-from auditor.sam import MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
+from auditor.sam import SGD, MicroBatch, Network, State, make_perturbation, sam_step
 from tests.influence.networks import F64, inner, moved, tangent
 
 TINY = {"patch_size": 2, "layers": 1, "heads": 2, "hidden": 4, "mlp": 6}
@@ -57,7 +57,7 @@ def test_a_steps_pullback_equals_finite_differences():
     """Each parameter and each sample's weight, and the momentum in one direction."""
     net, perturbation = Network(tiny()), make_perturbation("sam", 0.1)
     generator = torch.Generator().manual_seed(1)
-    settings, state = StepSettings(0.3, 0.9, 0.01), State.initial(net)
+    settings, state = SGD(0.3, 0.9, 0.01), State.initial(net)
     momentum = tangent(state.parameters, seed=2)
     inputs, labels = torch.randn(2, 3, 1, 4, 4, generator=generator, dtype=F64), torch.tensor([[0, 1, 2], [2, 2, 0]])
 
@@ -76,7 +76,7 @@ def test_a_steps_pullback_equals_finite_differences():
         return inner(found.parameters, cotangent.parameters) + inner(found.momentum, cotangent.momentum)
 
     before, toward_weights = step_pullback(
-        net, State(state.parameters, momentum, {}), batches(ones), 2, perturbation, settings, cotangent
+        net, State(state.parameters, momentum, {}), state, batches(ones), 2, perturbation, settings, cotangent
     )
     by = 1e-5
     for name, value in state.parameters.items():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from auditor.models import build_model
-from auditor.sam import MicroBatch, Network, State, StepSettings, make_perturbation, sam_step
+from auditor.sam import SGD, MicroBatch, Network, State, make_perturbation, sam_step
 
 F64 = torch.float64
 
@@ -31,7 +31,7 @@ def test_a_frozen_batch_norm_normalises_in_training_as_it_does_in_evaluation_and
     trained, moved = network.train(state.parameters, state.buffers, given.inputs, seed=0)
     assert torch.equal(trained, network.evaluate(state.parameters, state.buffers, given.inputs))
     assert moved == {}
-    after, _, _ = sam_step(network, state, [given], 1, make_perturbation("sam", 0.1), StepSettings(0.1, 0.9, 0.1))
+    after, _, _ = sam_step(network, state, [given], 1, make_perturbation("sam", 0.1), SGD(0.1, 0.9, 0.1))
     assert after.buffers.keys() == state.buffers.keys()
     assert all(torch.equal(after.buffers[name], value) for name, value in state.buffers.items())
 
@@ -73,7 +73,7 @@ def test_training_above_a_frozen_body_is_training_on_what_it_gives():
         {names[name]: value for name, value in state.momentum.items()},
         {},
     )
-    settings, perturbation = StepSettings(0.3, 0.9, 0.1), make_perturbation("sam", 0.2)
+    settings, perturbation = SGD(0.3, 0.9, 0.1), make_perturbation("sam", 0.2)
     for _ in range(3):
         state, loss, _ = sam_step(whole, state, [given], 1, perturbation, settings)
         above, expected, _ = sam_step(head, above, [features], 1, perturbation, settings)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from auditor.models import build_model
-from auditor.sam import MicroBatch, Network, State, StepSettings, make_perturbation, sam_step, sgd_step
+from auditor.sam import SGD, MicroBatch, Network, State, make_perturbation, sam_step, sgd_step
 from auditor.sam.step import margin
 
 F64 = torch.float64
@@ -60,7 +60,7 @@ def test_steps_equal_sam_around_torch_optim_sgd(nesterov, weight_decay):
     state = State.initial(network)
     for step in range(4):
         batches = [batch(6, seed=2 * step), batch(6, seed=2 * step + 1)]
-        settings = StepSettings(0.3, 0.9, weight_decay, nesterov)
+        settings = SGD(0.3, 0.9, weight_decay, nesterov)
         state, _, _ = sam_step(network, state, batches, 2, make_perturbation("sam", 0.2), settings)
         reference_sam(model, optimizer, batches, 0.2)
     for name, parameter in model.named_parameters():
@@ -70,7 +70,7 @@ def test_steps_equal_sam_around_torch_optim_sgd(nesterov, weight_decay):
 def test_rho_zero_is_plain_sgd():
     network = mlp_network()
     state, one = State.initial(network), batch(6)
-    settings = StepSettings(0.1, 0.0, 0.0)
+    settings = SGD(0.1, 0.0, 0.0)
     after, _, [result] = sam_step(network, state, [one], 1, make_perturbation("sam", 0.0), settings)
     torch.testing.assert_close(result.losses, result.losses_perturbed, rtol=0, atol=0)
     leaves = {name: value.clone().requires_grad_() for name, value in state.parameters.items()}
@@ -84,7 +84,7 @@ def test_state_before_the_step_is_not_changed():
     state = State.initial(network)
     before = copy.deepcopy(state)
     one = batch(8, (1, 4, 4))
-    sam_step(network, state, [one], 1, make_perturbation("sam", 0.1), StepSettings(0.1, 0.9, 1e-3))
+    sam_step(network, state, [one], 1, make_perturbation("sam", 0.1), SGD(0.1, 0.9, 1e-3))
     for part in ("parameters", "momentum", "buffers"):
         for name, value in getattr(state, part).items():
             assert torch.equal(value, getattr(before, part)[name])
@@ -97,7 +97,7 @@ def test_masked_sample_leaves_no_trace_in_the_gradient_without_batch_norm():
     changed = MicroBatch(
         torch.where(weights[:, None] == 0, 100.0, masked.inputs), masked.labels, masked.weights, masked.seed
     )
-    settings, perturbation = StepSettings(0.1, 0.0, 0.0), make_perturbation("sam", 0.1)
+    settings, perturbation = SGD(0.1, 0.0, 0.0), make_perturbation("sam", 0.1)
     first, _, _ = sam_step(network, State.initial(network), [masked], 1, perturbation, settings)
     second, _, _ = sam_step(network, State.initial(network), [changed], 1, perturbation, settings)
     for name in first.parameters:
@@ -108,7 +108,7 @@ def test_any_split_of_micro_batches_over_workers_gives_the_same_step():
     network = Network(build_model("small_cnn", {"widths": [4]}, (1, 4, 4), 3, seed=0, dtype=F64))
     state = State.initial(network)
     batches = [batch(8, (1, 4, 4), seed=seed) for seed in range(4)]
-    settings, perturbation = StepSettings(0.1, 0.9, 1e-3), make_perturbation("sam", 0.1)
+    settings, perturbation = SGD(0.1, 0.9, 1e-3), make_perturbation("sam", 0.1)
     together, _, _ = sam_step(network, state, batches, 4, perturbation, settings)
 
     shares = []
@@ -126,7 +126,7 @@ def test_running_statistics_move_once_a_step_by_the_mean_of_the_first_passes(mom
     model = nn.Sequential(nn.BatchNorm1d(5, momentum=momentum), nn.Linear(5, 3)).to(F64)
     network = Network(model)
     state = State.initial(network)
-    settings = StepSettings(0.1, 0.0, 0.0)
+    settings = SGD(0.1, 0.0, 0.0)
     expected_mean, expected_var = torch.zeros(5, dtype=F64), torch.ones(5, dtype=F64)
     for step in range(3):
         batches = [batch(8, seed=10 * step), batch(8, seed=10 * step + 1)]
@@ -143,7 +143,7 @@ def test_running_statistics_move_once_a_step_by_the_mean_of_the_first_passes(mom
 
 def test_dropout_depends_on_the_micro_batch_alone_and_is_shared_by_both_passes():
     network = mlp_network(dropout=0.5)
-    state, settings = State.initial(network), StepSettings(0.1, 0.0, 0.0)
+    state, settings = State.initial(network), SGD(0.1, 0.0, 0.0)
     runs = []
     for _ in range(2):
         torch.rand(3)  # the global generator is somewhere else each time
@@ -160,13 +160,13 @@ def test_frozen_parameters_stay():
     network = Network(model)
     state = State.initial(network)
     assert "1.weight" not in state.parameters
-    after, _, _ = sam_step(network, state, [batch(6)], 1, make_perturbation("sam", 0.1), StepSettings(0.1, 0.9, 0.1))
+    after, _, _ = sam_step(network, state, [batch(6)], 1, make_perturbation("sam", 0.1), SGD(0.1, 0.9, 0.1))
     assert torch.equal(after.buffers["1.weight"], model[1].weight)
 
 
 def test_sgd_step_by_hand():
     state = State({"w": torch.tensor([2.0])}, {"w": torch.tensor([1.0])}, {})
-    after = sgd_step(state, {"w": torch.tensor([3.0])}, StepSettings(0.1, 0.5, 0.25))
+    after = sgd_step(state, {"w": torch.tensor([3.0])}, SGD(0.1, 0.5, 0.25))
     assert after.momentum["w"].item() == pytest.approx(0.5 * 1 + 3 + 0.25 * 2)
     assert after.parameters["w"].item() == pytest.approx(2 - 0.1 * 4.0)
 

@@ -11,12 +11,12 @@ from functools import partial
 
 from torch import Tensor
 
-from auditor.sam.perturbation import Perturbation, Tensors, global_norm, inverse
+from auditor.sam.perturbation import Perturbation, Tensors, forgetful, global_norm, inverse
 
 
 def asam(rho: float, eta: float = 0.01) -> Perturbation:
     """ASAM with elementwise normalisation."""
-    return Perturbation(partial(asam_ascent, rho=rho, eta=eta))
+    return Perturbation(forgetful(partial(asam_ascent, rho=rho, eta=eta)))
 
 
 def asam_ascent(parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor], rho: float, eta: float) -> Tensors:

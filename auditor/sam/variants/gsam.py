@@ -16,13 +16,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from auditor.sam.perturbation import Perturbation, Tensors, global_norm, inverse
+from auditor.sam.perturbation import Perturbation, Tensors, forgetful, global_norm, inverse
 from auditor.sam.variants.sam import sam_ascent
 
 
 def gsam(rho: float, alpha: float = 0.1) -> Perturbation:
     """GSAM with a constant radius."""
-    return Perturbation(partial(sam_ascent, rho=rho), partial(gsam_descent, alpha=alpha))
+    return Perturbation(forgetful(partial(sam_ascent, rho=rho)), forgetful(partial(gsam_descent, alpha=alpha)))
 
 
 def gsam_descent(gradient: Mapping[str, Tensor], perturbed: Mapping[str, Tensor], alpha: float) -> Tensors:

@@ -25,14 +25,14 @@ from functools import partial
 
 from torch import Tensor
 
-from auditor.sam.perturbation import Perturbation, sample_losses
+from auditor.sam.perturbation import Perturbation, forgetful, sample_losses
 from auditor.sam.variants.sam import sam_ascent
 
 
 def obf(rho: float, gamma: float = 1.0, threshold: float = 0.1) -> Perturbation:
     """SAM whose ascent follows the gradient of OBF."""
     loss = partial(obf_losses, gamma=gamma, threshold=threshold)
-    return Perturbation(partial(sam_ascent, rho=rho), ascent_loss=loss)
+    return Perturbation(forgetful(partial(sam_ascent, rho=rho)), ascent_loss=loss)
 
 
 def obf_losses(logits: Tensor, labels: Tensor, gamma: float, threshold: float) -> Tensor:

@@ -11,12 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from auditor.sam.perturbation import Perturbation, Tensors, global_norm, inverse
+from auditor.sam.perturbation import Perturbation, Tensors, forgetful, global_norm, inverse
 
 
 def sam(rho: float, p: float = 2.0) -> Perturbation:
     """SAM over the ball ‖ε‖_p ≤ ρ."""
-    return Perturbation(partial(sam_ascent, rho=rho, p=p))
+    return Perturbation(forgetful(partial(sam_ascent, rho=rho, p=p)))
 
 
 def sam_ascent(parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor], rho: float, p: float = 2.0) -> Tensors:

@@ -15,13 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from auditor.sam.perturbation import Perturbation, Tensors
+from auditor.sam.perturbation import Perturbation, Tensors, forgetful
 from auditor.sam.variants.sam import sam_ascent
 
 
 def sparse_sam(rho: float, density: float = 0.5) -> Perturbation:
     """SAM that moves only the entries with the largest gradients."""
-    return Perturbation(partial(sparse_sam_ascent, rho=rho, density=density))
+    return Perturbation(forgetful(partial(sparse_sam_ascent, rho=rho, density=density)))
 
 
 def sparse_sam_ascent(

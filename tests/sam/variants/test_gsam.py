@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from auditor.sam import Past
 from auditor.sam.variants.gsam import gsam, gsam_descent
 from auditor.sam.variants.sam import sam_ascent
 
@@ -43,8 +44,8 @@ def test_what_is_taken_away_is_orthogonal_to_the_perturbed_gradient_and_lowers_t
 def test_alpha_zero_is_sam():
     gradient, perturbed = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([2.0, 1.0])}
     variant = gsam(rho=0.1, alpha=0.0)
-    assert torch.equal(variant.ascent({}, gradient)["w"], sam_ascent({}, gradient, rho=0.1)["w"])
-    assert torch.equal(variant.descent(gradient, perturbed)["w"], perturbed["w"])
+    assert torch.equal(variant.ascent({}, gradient, Past({}))["w"], sam_ascent({}, gradient, rho=0.1)["w"])
+    assert torch.equal(variant.descent(gradient, perturbed, Past({}))["w"], perturbed["w"])
 
 
 def test_a_vanished_perturbed_gradient_leaves_finite_numbers():

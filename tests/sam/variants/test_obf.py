@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import hessian, jacrev
 
-from auditor.sam import MicroBatch, make_perturbation
+from auditor.sam import MicroBatch, Past, make_perturbation
 from auditor.sam.perturbation import sample_losses
 from auditor.sam.step import micro_batch_pass
 from auditor.sam.variants.obf import obf_losses
@@ -71,7 +71,7 @@ def test_one_sample_of_two_classes_is_perturbed_as_by_sam():
             return loss_of(logits[:, :2], labels)
 
         gradient = micro_batch_pass(net, net.parameters(), {}, batch, of_two).gradient
-        return make_perturbation(name, 0.1).ascent(net.parameters(), gradient)
+        return make_perturbation(name, 0.1).ascent(net.parameters(), gradient, Past({}))
 
     forgetting, plain = epsilon("obf", make_perturbation("obf", 0.1).ascent_loss), epsilon("sam", sample_losses)
     for name, value in plain.items():

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from auditor.sam import Past
 from auditor.sam.variants.sam import sam_ascent
 from auditor.sam.variants.sparse_sam import sparse_sam, sparse_sam_ascent
 
@@ -21,7 +22,7 @@ def test_perturbation_by_hand():
 
 
 def test_everything_moves_at_density_one_which_is_sam():
-    epsilon = sparse_sam(rho=0.2, density=1.0).ascent({}, GRADIENT)
+    epsilon = sparse_sam(rho=0.2, density=1.0).ascent({}, GRADIENT, Past({}))
     for name, value in sam_ascent({}, GRADIENT, rho=0.2).items():
         assert torch.equal(epsilon[name], value)
 
