@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from auditor.distributed.sweep import Sweep, sweep
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.agreement import spearman
 from auditor.influence import Derivatives, Point, evaluate
-from auditor.sam import State, sgd_step
+from auditor.sam import State, optimizer_step
 from auditor.sam.step import micro_batch_pass
 from auditor.storage import RunFolder
 
@@ -48,6 +49,13 @@ VARIANTS = {
     "GSAM, ρ 0.05, α 0.1": ["train.perturbation={name: gsam}"],
     "sparse SAM, ρ 0.05, half": ["train.perturbation={name: sparse_sam}"],
     "OBF, ρ 0.05, γ 1, λ 0.1": ["train.perturbation={name: obf}"],
+    "friendly SAM, ρ 0.05, σ 1": ["train.perturbation={name: friendly_sam}"],
+    "reweighted SAM, ρ 0.05, λ 0.5": ["train.perturbation={name: reweighted_sam}"],
+    "ESAM, ρ 0.05, β 0.6, γ 0.5": ["train.perturbation={name: esam}"],
+    "LookSAM, ρ 0.05, k 5": ["train.perturbation={name: look_sam}"],
+    "momentum SAM, ρ 0.3": ["train.perturbation={name: momentum_sam}"],
+    "SAM, ρ 0.05, AdamW": ["train.optimizer={name: adamw, learning_rate: 0.003}"],
+    "SAM, ρ 0.05, AdamW, ε 0.001": ["train.optimizer={name: adamw, learning_rate: 0.003, epsilon: 0.001}"],
     "SAM, ρ 0.05, m 8": ["train.micro_batch_size=8"],
     "SAM, ρ 0.05, m 32": ["train.micro_batch_size=32"],
     "SAM, ρ 0.05, m 128": ["train.micro_batch_size=128"],
@@ -93,9 +101,8 @@ def sgd(trained: TrainedRun) -> State:
                 {name: torch.stack([each[name] for each in some]).mean(dim=0) for name in some[0]}
                 for some in ([one.gradient for one in passes], [one.statistics for one in passes])
             )
-            after = sgd_step(state, gradient, optimizer(step))
-            buffers = trained.network.move_statistics(state.buffers, moved)
-            state = State(after.parameters, after.momentum, buffers)
+            after = optimizer_step(state, gradient, optimizer(step))
+            state = replace(after, buffers=trained.network.move_statistics(state.buffers, moved))
     return state
 
 

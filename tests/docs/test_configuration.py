@@ -17,7 +17,7 @@ def test_every_key_of_a_configuration_stands_on_the_page_with_its_default():
     }
     for key in flatten(config):
         section, _, name = key.rpartition(".")
-        if key not in {"data.source.kind", "train.perturbation.name", "model.args"}:
+        if key not in {"data.source.kind", "train.optimizer.name", "train.perturbation.name", "model.args"}:
             assert f"| `{name}` |" in sections[f"`{section}`" if section else "Top level"], key
 
 
