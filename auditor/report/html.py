@@ -22,6 +22,7 @@ _HEADLINES = (
     "train.epochs",
     "train.batch_size",
     "train.micro_batch_size",
+    "train.optimizer.name",
     "train.optimizer.learning_rate",
     "train.perturbation.name",
     "train.perturbation.rho",
