@@ -229,11 +229,21 @@ class Audit:
         if not self._scored:
             from auditor.distributed.score import score_on_ray
 
-            with self._ray(), self._stages.timed("score"):
-                score_on_ray(self.config, self.folder)
+            with self._ray():
+                self._predict_out_of_sample()
+                with self._stages.timed("score"):
+                    score_on_ray(self.config, self.folder)
         rows = Dataset.load(self.folder).splits["train"].rows
         log.info("score: %s samples by %s", f"{rows:,}", ", ".join(self.config.score.methods))
         return rows
+
+    def _predict_out_of_sample(self) -> None:
+        from auditor.distributed.out_of_sample import OUT_OF_SAMPLE, OUT_OF_SAMPLE_FILE, out_of_sample_on_ray
+
+        if OUT_OF_SAMPLE in self.config.score.methods and not self.folder.exists(OUT_OF_SAMPLE_FILE):
+            with self._stages.timed(OUT_OF_SAMPLE):
+                out_of_sample_on_ray(self.config, self.folder)
+            log.info("out_of_sample: every label judged by one of %d retrainings", self.config.score.folds)
 
     def verify(self) -> Fidelity:
         """Train again without chosen samples and judge every method by it; retrainings that are done are kept.

@@ -49,6 +49,18 @@ _ALL = (
         predicts=False,
         neutral=0.5,
     ),
+    Method(
+        "out_of_sample",
+        "probability of the given label by a model that was trained without the sample (Northcutt et al. 2021)",
+        predicts=False,
+        neutral=0.5,
+    ),
+    Method(
+        "ekfac_self",
+        "influence of the sample on its own loss, with EK-FAC's curvature (Koh and Liang 2017)",
+        predicts=False,
+        harm_sign=1.0,
+    ),
     Method("random", "a number drawn from the seed: what any other score must beat", predicts=False, harm_sign=1.0),
 )
 
@@ -57,6 +69,9 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 HIF = ("hif_full", "hif_fast", "hif", "influence", "ekfac")
 """Those that one linear solve at the end of training gives."""
+
+END_OF_TRAINING = (*HIF, "ekfac_self")
+"""Those that the workers compute together at the end of training: the task `hif`."""
 
 AUTO = "auto"
 """Ranks by the method that agrees best with real retrainings, or, without any, by the first of METHODS."""

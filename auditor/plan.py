@@ -190,10 +190,13 @@ def _stage_seconds(
         found["hif"] = systems * config.hif.iterations * _PRODUCT_STEPS * epoch
     if "gif_step" in methods:
         found["gif_step"] = _GIF_STEPS * steps * step
+    at_once = resources.retrainers or max(1, (os.cpu_count() or 1) // resources.cpus_per_worker)
+    retraining = steps * micro_batches * seconds["micro_batch"]
+    if "out_of_sample" in methods:
+        found["out_of_sample"] = math.ceil(config.score.folds / at_once) * retraining
     if config.verify.during_run:
         wanted = config.verify.leave_one_out + config.verify.subsets * len(config.verify.drop_rates) + 2
-        at_once = resources.retrainers or max(1, (os.cpu_count() or 1) // resources.cpus_per_worker)
-        found["verify"] = math.ceil(wanted / at_once) * steps * micro_batches * seconds["micro_batch"]
+        found["verify"] = math.ceil(wanted / at_once) * retraining
     return found
 
 

@@ -61,14 +61,15 @@ def test_stages_that_are_not_asked_for_cost_nothing(tmp_path):
     assert set(few) == {"train", "score"}
     many = config(
         tmp_path,
-        score={"methods": ["hif", "hif_fast", "gif_step", "replay"]},
+        score={"methods": ["hif", "hif_fast", "gif_step", "replay", "out_of_sample"], "folds": 5},
         verify={"leave_one_out": 10, "subsets": 5, "drop_rates": [0.05, 0.1]},
         resources={"retrainers": 2},
     )
     found = plan(many).seconds
-    assert set(found) == {"train", "score", "replay", "hif", "gif_step", "verify"}
+    assert set(found) == {"train", "score", "replay", "hif", "gif_step", "out_of_sample", "verify"}
     # 22 retrainings, two at a time, each a training on one worker.
     assert found["verify"] == pytest.approx(11 * found["train"])
+    assert found["out_of_sample"] == pytest.approx(3 * found["train"])
     assert found["replay"] == pytest.approx(4.5 * found["train"])
 
 

@@ -44,7 +44,7 @@ from auditor.fidelity.edit_files import (
     write_weights,
 )
 from auditor.influence import Point, sample_logits, weighted_gradient
-from auditor.influence.ekfac import ekfac
+from auditor.influence.ekfac import EKFAC
 from auditor.influence.hif import System, flatten, unflatten
 from auditor.influence.solvers import SOLVERS, UnsolvableError
 from auditor.sam import State, Tensors
@@ -209,9 +209,8 @@ class _Editor:
         right = weighted_gradient(trained.network, trained.precise, point, self._weighed(self.rows, every))
         shift = trained.decay + damping
         seed = counters.seed_of("ekfac", trained.config.seed)
-        [(movement, solution)] = ekfac(
-            trained.model(), trained.chunks("train"), right, [shift], trained.config.hif.tolerance, seed
-        )
+        factors = EKFAC(trained.model(), trained.chunks("train"), seed)
+        [(movement, solution)] = factors.solve(right, [shift], trained.config.hif.tolerance)
         solved = Solved.of("ekfac", System.PLAIN_GAUSS_NEWTON, damping, solution)
         return Movement(movement, asdict(solved))
 

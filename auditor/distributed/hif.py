@@ -12,7 +12,7 @@ from auditor.distributed.implicit import Implicit, implicit_influence, passes
 from auditor.distributed.replay import check_replay
 from auditor.distributed.task import Task
 from auditor.errors import InputError
-from auditor.methods import HIF
+from auditor.methods import END_OF_TRAINING
 from auditor.storage import RunFolder
 
 
@@ -23,8 +23,8 @@ def check_hif(config: Config, run: RunFolder) -> None:
         InputError: No such method is asked for, or the model has BatchNorm and is evaluated with running statistics,
             which are no function of θ.
     """
-    if not set(HIF) & set(config.score.methods):
-        raise InputError(f"score.methods names none of {', '.join(HIF)}")
+    if not set(END_OF_TRAINING) & set(config.score.methods):
+        raise InputError(f"score.methods names none of {', '.join(END_OF_TRAINING)}")
     check_replay(config, run, "hif")
 
 

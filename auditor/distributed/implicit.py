@@ -1,4 +1,4 @@
-"""SAM-HIF, the classic influence function and EK-FAC of a finished training: no Ray in it.
+"""SAM-HIF, the classic influence function, EK-FAC and its self-influence of a finished training: no Ray in it.
 
 See `auditor.influence.hif` for the formulas and `auditor.distributed.objective` for the sharing of work.
 """
@@ -19,10 +19,10 @@ from auditor.config import Config
 from auditor.distributed.objective import Objective
 from auditor.distributed.trained_run import Chunks, TrainedRun
 from auditor.influence import Derivatives, Directions
-from auditor.influence.ekfac import ekfac
+from auditor.influence.ekfac import EKFAC
 from auditor.influence.hif import System, flatten
 from auditor.influence.solvers import SOLVERS, Solution, UnsolvableError
-from auditor.methods import HIF
+from auditor.methods import END_OF_TRAINING
 from auditor.sam import Tensors
 from auditor.storage import RunFolder
 
@@ -78,9 +78,10 @@ class Implicit:
     rows: int
     """Training rows in products with the matrix."""
     influence: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """[rows] by score column: positive helps, negative harms; in nats of the mean validation loss."""
+    """[rows] by score column: positive helps, negative harms; in nats of the mean validation loss. For `ekfac_self`, of
+    the sample's own loss."""
     columns: dict[str, Solved] = field(default_factory=dict)
-    """By score column."""
+    """By score column that a solve gave, which `ekfac_self` is not."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By method; `hif` and `hif_full` share theirs."""
 
@@ -127,7 +128,7 @@ def passes(config: Config) -> int:
 
 def _solve(trained: TrainedRun, objective: Objective) -> Implicit | str:
     config = trained.config
-    methods = [method for method in HIF if method in config.score.methods]
+    methods = [method for method in END_OF_TRAINING if method in config.score.methods]
     dampings = DAMPINGS if config.hif.damping is None else (config.hif.damping,)
     shifts = [trained.decay + damping for damping in dampings]
     gradient = trained.validation_gradient()
@@ -149,10 +150,8 @@ def _solve(trained: TrainedRun, objective: Objective) -> Implicit | str:
                 found.influence[column] = held + through if method == "hif_full" else held
                 found.columns[column] = Solved.of(config.hif.solver, matrix, damping, solution)
         found.seconds |= dict.fromkeys(sharing, time.monotonic() - started)
-    if "ekfac" in methods:
-        started = time.monotonic()
+    if {"ekfac", "ekfac_self"} & set(methods):
         _add_ekfac(found, trained, gradient, dampings, shifts)
-        found.seconds["ekfac"] = time.monotonic() - started
     for column, values in found.influence.items():
         if not np.isfinite(values).all():
             return f"hif stopped: the influence in {column} is not finite"
@@ -162,20 +161,35 @@ def _solve(trained: TrainedRun, objective: Objective) -> Implicit | str:
 def _add_ekfac(
     found: Implicit, trained: TrainedRun, gradient: Tensors, dampings: tuple[float, ...], shifts: list[float]
 ) -> None:
-    """EK-FAC at θ_T in evaluation mode, on this worker alone: a few passes over the rows."""
+    """EK-FAC at θ_T in evaluation mode, on this worker alone: a few passes over the rows, then one a row.
+
+    `ekfac_self` is (1/n) ∇l_kᵀ (F + λ + damping)⁻¹ ∇l_k, at the damping of the plain columns.
+    """
     config, manifest = trained.config, trained.manifest
-    point = trained.point(manifest.steps)
+    started = time.monotonic()
     chunks = Chunks(trained.train, config.evaluation.batch_size, trained.device)
-    seed = counters.seed_of("ekfac", config.seed)
-    solutions = ekfac(trained.model(), chunks, gradient, shifts, config.hif.tolerance, seed)
-    vectors = [vector for vector, _ in solutions]
-    directions = Directions.along(trained.precise, point.parameters, point.buffers, vectors)
-    along = Derivatives(trained.network, [directions])
-    derivatives = torch.cat([along(*chunk) for chunk in chunks]).cpu().numpy()
-    for place, (damping, (_, solution)) in enumerate(zip(dampings, solutions, strict=True)):
-        column = _column(config, "ekfac", damping)
-        found.influence[column] = derivatives[:, place] / manifest.rows
-        found.columns[column] = Solved.of("ekfac", System.PLAIN_GAUSS_NEWTON, damping, solution)
+    factors = EKFAC(trained.model(), chunks, counters.seed_of("ekfac", config.seed))
+    shared = time.monotonic() - started
+    if "ekfac" in config.score.methods:
+        started = time.monotonic()
+        solutions = factors.solve(gradient, shifts, config.hif.tolerance)
+        point = trained.point(manifest.steps)
+        vectors = [vector for vector, _ in solutions]
+        directions = Directions.along(trained.precise, point.parameters, point.buffers, vectors)
+        along = Derivatives(trained.network, [directions])
+        derivatives = torch.cat([along(*chunk) for chunk in chunks]).cpu().numpy()
+        for place, (damping, (_, solution)) in enumerate(zip(dampings, solutions, strict=True)):
+            column = _column(config, "ekfac", damping)
+            found.influence[column] = derivatives[:, place] / manifest.rows
+            found.columns[column] = Solved.of("ekfac", System.PLAIN_GAUSS_NEWTON, damping, solution)
+        found.seconds["ekfac"] = shared + time.monotonic() - started
+    if "ekfac_self" in config.score.methods:
+        started = time.monotonic()
+        damping = _DAMPING if config.hif.damping is None else config.hif.damping
+        shift = manifest.optimizer["weight_decay"] + damping
+        own = torch.cat([factors.self_influence(*chunk, shift) for chunk in chunks])
+        found.influence["ekfac_self"] = own.cpu().numpy() / manifest.rows
+        found.seconds["ekfac_self"] = shared + time.monotonic() - started
 
 
 def _column(config: Config, method: str, damping: float) -> str:

@@ -44,7 +44,7 @@ def say(task: str, run: RunFolder) -> None:
                 log.info("features: the last layer is frozen, so the report does not show what a sample harms")
         case "hif":
             hif = Hif.read(run)
-            log.info("hif: solved for %s", ", ".join(hif.columns))
+            log.info("hif: solved for %s", ", ".join(dict.fromkeys((*hif.columns, *hif.seconds))))
             for warning in hif.warnings():
                 log.warning("hif: %s", warning)
 

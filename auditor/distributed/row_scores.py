@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from auditor.storage import RunFolder
 
-FOLDERS = ("replay", "gif_step", "hif")
+FOLDERS = ("replay", "gif_step", "hif", "out_of_sample")
 """Stages that leave such scores."""
 
 
@@ -20,7 +20,7 @@ def write_row_scores(run: RunFolder, folder: str, columns: Mapping[str, NDArray[
     Args:
         run: The run folder.
         folder: One of `FOLDERS`.
-        columns: Influence [rows] by score column.
+        columns: Scores [rows] by score column.
     """
     count = len(next(iter(columns.values())))
     rows = pa.array(np.arange(count), pa.int32())
@@ -28,7 +28,7 @@ def write_row_scores(run: RunFolder, folder: str, columns: Mapping[str, NDArray[
 
 
 def read_row_scores(run: RunFolder) -> dict[str, NDArray[np.float64]]:
-    """Influence [rows] by score column, of every stage that has left some."""
+    """Scores [rows] by score column, of every stage that has left some."""
     found: dict[str, NDArray[np.float64]] = {}
     for folder in FOLDERS:
         if run.exists(path := f"{folder}/influence.parquet"):

@@ -12,7 +12,7 @@ from auditor.distributed.hif import SOLVE
 from auditor.distributed.replay import REPLAY
 from auditor.distributed.task import Task
 from auditor.distributed.train import TRAIN
-from auditor.methods import HIF
+from auditor.methods import END_OF_TRAINING
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 
@@ -28,7 +28,7 @@ TASKS: dict[str, Task] = {
 
 def tasks_of(config: Config) -> tuple[str, ...]:
     """The tasks that an audit needs beside training: those that leave row scores, and what the report shows."""
-    wanted = {"hif" if method in HIF else method for method in config.score.methods}
+    wanted = {"hif" if method in END_OF_TRAINING else method for method in config.score.methods}
     if config.report.neighbours or config.report.harmed:
         wanted.add("features")
     return tuple(name for name in TASKS if name in wanted)

@@ -86,6 +86,11 @@ class TrainedRun:
         return load_samples(self.config, self.run, self.dataset, "validation")
 
     @cached_property
+    def test(self) -> Samples:
+        """The test rows."""
+        return load_samples(self.config, self.run, self.dataset, "test")
+
+    @cached_property
     def precise(self) -> PreciseStatistics:
         """S(θ) over rows drawn by a counter; over none for running statistics."""
         evaluation = self.config.evaluation
@@ -98,12 +103,7 @@ class TrainedRun:
 
     def chunks(self, split: SplitName, rows: NDArray[np.integer] | None = None) -> Chunks:
         """A split, or some rows of it, in chunks of `evaluation.batch_size`."""
-        if split == "train":
-            samples = self.train
-        elif split == "validation":
-            samples = self.validation
-        else:
-            samples = load_samples(self.config, self.run, self.dataset, split)
+        samples: Samples = getattr(self, split)
         return Chunks(samples, self.config.evaluation.batch_size, self.device, rows)
 
     def point(self, step: int) -> Point:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from auditor import counters
 
-Kind = Literal["none", "one", "subset", "harmful", "helpful", "random", "samples", "verdicts"]
+Kind = Literal["none", "one", "subset", "harmful", "helpful", "random", "samples", "verdicts", "fold"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Removal:
     kind: Kind
     """`none`: the recorded training itself; `one`: a single sample; `subset`: a random share of all samples;
     `harmful`, `helpful`: the samples called most so, together; `random`: drawn by the seed; `samples`: named ones;
-    `verdicts`: those that reviewers decided on."""
+    `verdicts`: those that reviewers decided on; `fold`: a part of all samples, each of which is in one part."""
     rows: tuple[int, ...]
     """Ascending."""
     share: float = 0.0

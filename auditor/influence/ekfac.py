@@ -7,10 +7,13 @@ BatchNorm's, are taken as fixed: the solution is zero there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
 from auditor.influence.solvers import Solution, UnsolvableError
@@ -18,6 +21,31 @@ from auditor.sam.perturbation import Tensors, global_norm
 
 _DRAWS = 20_000
 """Labels drawn for the factors of a small data set, over all rows together: fewer leave them too noisy."""
+_GRADIENTS = 2**26
+"""Numbers of per-sample gradients that are held at a time; at least one sample's are."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The eigenbasis of one layer."""
+
+    names: list[str]
+    """Its covered parameters, weight before bias."""
+    outputs: Tensor
+    """[d_out, d_out], eigenvectors of the output gradients' covariance in columns."""
+    inputs: Tensor | None
+    """[d_in, d_in] of the inputs' covariance, a one behind them for the bias; None where the bias alone is covered."""
+    eigenvalues: Tensor
+    """[d_out, d_in], corrected; d_in is 1 for a bias alone."""
+
+    def rotated(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """Gradients [m, ...] of the layer's parameters in its eigenbasis, [m, d_out, d_in]."""
+        columns = [
+            gradients[name].flatten(2) if gradients[name].dim() > 2 else gradients[name][..., None]
+            for name in self.names
+        ]
+        turned = self.outputs.T @ torch.cat(columns, dim=2)
+        return turned if self.inputs is None else turned @ self.inputs
 
 
 def covered_parameters(model: nn.Module, inputs: Tensor) -> list[str]:
@@ -91,6 +119,10 @@ class EKFAC:
             separate_weight_and_bias=False,
         )
         self._exact = GGNLinearOperator(model, loss, parameters, chunks, check_deterministic=False)
+        self._factors.compute_kronecker_factors()
+        self._factors.compute_eigenvalue_correction()
+        self._model = model
+        self._parameters = {name: found[name].detach() for name in self.names}
 
     def inverse(self, shift: float) -> Callable[[Mapping[str, Tensor]], Tensors]:
         """B ↦ (F + σ I)⁻¹ b, of all trainable parameters' names and shapes; zero where they are not covered."""
@@ -112,38 +144,70 @@ class EKFAC:
         left = [b - image - shift * x for b, image, x in zip(wanted, self._exact @ found, found, strict=True)]
         return float(global_norm(left) / global_norm(wanted))
 
+    def solve(
+        self, right: Mapping[str, Tensor], shifts: Sequence[float], tolerance: float
+    ) -> list[tuple[Tensors, Solution]]:
+        """(F + σ I)⁻¹ b; its residual is that of the exact Gauss-Newton matrix.
 
-def ekfac(
-    model: nn.Module,
-    chunks: Iterable[tuple[Tensor, Tensor]],
-    right: Mapping[str, Tensor],
-    shifts: Sequence[float],
-    tolerance: float,
-    seed: int,
-) -> list[tuple[Tensors, Solution]]:
-    """(F + σ I)⁻¹ b with EK-FAC's F; its residual is that of the exact Gauss-Newton matrix.
+        Since EK-FAC is no solver but an approximation, the residual says how good that is.
 
-    Since EK-FAC is no solver but an approximation, the residual says how good that is.
+        Args:
+            right: b, of all trainable parameters' names and shapes.
+            shifts: σ.
+            tolerance: Relative residual within which the approximation counts as a solution.
 
-    Args:
-        model: In evaluation mode with the statistics it is evaluated with.
-        chunks: (inputs [r, ...], labels [r]) of the training rows; iterated several times.
-        right: b, of all trainable parameters' names and shapes.
-        shifts: σ.
-        tolerance: Relative residual within which the approximation counts as a solution.
-        seed: Draws labels.
+        Returns:
+            For each shift x by name, of `right`'s names and shapes, and the solution over the covered parameters.
+        """
+        results = []
+        for shift in shifts:
+            by_name = self.inverse(shift)(right)
+            residual = self.residual(right, by_name, shift)
+            flat = torch.cat([by_name[name].flatten() for name in self.names])
+            results.append((by_name, Solution(flat, 0, residual, residual <= tolerance)))
+        return results
 
-    Returns:
-        For each shift x by name, of `right`'s names and shapes, and the solution over the covered parameters.
+    @plain_attention()
+    def self_influence(self, inputs: Tensor, labels: Tensor, shift: float) -> Tensor:
+        """∇l_kᵀ (F + σ I)⁻¹ ∇l_k of each sample over the covered parameters: how much it holds up its own loss.
 
-    Raises:
-        UnsolvableError: No layer is covered.
-    """
-    factors = EKFAC(model, chunks, seed)
-    results = []
-    for shift in shifts:
-        by_name = factors.inverse(shift)(right)
-        residual = factors.residual(right, by_name, shift)
-        flat = torch.cat([by_name[name].flatten() for name in factors.names])
-        results.append((by_name, Solution(flat, 0, residual, residual <= tolerance)))
-    return results
+        A layer's gradient is turned into the layer's eigenbasis, where the matrix is diagonal. Gradients exist for a
+        few samples at a time.
+
+        Args:
+            inputs: [m, ...].
+            labels: [m].
+            shift: σ, above 0.
+
+        Returns:
+            [m], not negative; large where the label is at odds with the other samples' (Koh and Liang 2017).
+        """
+
+        def loss(parameters: Tensors, row: Tensor, label: Tensor) -> Tensor:
+            return cross_entropy(functional_call(self._model, parameters, (row[None],)), label[None])
+
+        each = vmap(grad(loss), in_dims=(None, 0, 0))
+        size = max(1, _GRADIENTS // sum(value.numel() for value in self._parameters.values()))
+        layers = list(self._layers())
+        found = []
+        for some, given in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
+            gradients = each(self._parameters, some, given)
+            squares = [
+                (layer.rotated(gradients).square() / (layer.eigenvalues + shift)).sum((1, 2)) for layer in layers
+            ]
+            found.append(torch.stack(squares).sum(0))
+        return torch.cat(found).detach()
+
+    def _layers(self) -> Iterator[_Layer]:
+        state = self._factors.state_dict()
+        for layer in dict.fromkeys(name.rpartition(".")[0] for name in self.names):
+            names = [name for name in self.names if name.rpartition(".")[0] == layer]
+            eigenvalues = state["corrected_eigenvalues"][layer]
+            if isinstance(eigenvalues, dict):  # weight or bias alone, by the parameter's place
+                [eigenvalues] = eigenvalues.values()
+            yield _Layer(
+                names,
+                state["gradient_covariances_eigenvectors"][layer],
+                state["input_covariances_eigenvectors"].get(layer),
+                eigenvalues if eigenvalues.dim() > 1 else eigenvalues[:, None],
+            )

@@ -44,7 +44,7 @@ class Hif(Section):
     (`hif_fast` and `influence` alone). `ekfac` is always solved in its own closed form."""
     damping: Annotated[float, Field(ge=0)] | None = None
     """Added to the diagonal; null computes 0.003, 0.01, 0.03, 0.1 and 0.3, and names columns `hif_full@0.1`, 0.01
-    being the plain ones."""
+    being the plain ones; `ekfac_self` has that one alone."""
     iterations: PositiveInt = 100
     """Most products with the matrix in one solve; `gmres` keeps a vector of the parameters' size for each."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
@@ -75,6 +75,9 @@ class Score(Section):
     """Beside `gif`, write `gif@3`, `gif@5` and `gif@10`: GIF with that many of the checkpoints."""
     trak_dimensions: PositiveInt = 256
     """Columns of TRAK's random projection, best below half of the training rows."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts of the training rows for `out_of_sample`, which trains once without each: a part is judged by the model
+    that did not see it."""
     batch_size: PositiveInt = 128
     """Rows a scoring pass; halved where a GPU's memory has no room for them."""
     compile: bool = False

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from auditor import Audit
 from auditor.config import Config, load_config
 from auditor.fidelity.edit import Edit
 from auditor.fidelity.edit_table import edit_table
 
-METHODS = ["replay", "hif_full", "hif_fast", "hif", "ekfac", "gif"]
+METHODS = ("replay", "hif_full", "hif_fast", "hif", "ekfac", "gif")
 SIDES = ("harmful", "helpful", "random")
 SHARES = (0.01, 0.05, 0.1)
 
 
-def edits(config: Config) -> Iterator[tuple[str, float, Edit]]:
+def edits(
+    config: Config, sides: Sequence[str], shares: Sequence[float], methods: Sequence[str]
+) -> Iterator[tuple[str, float, Edit]]:
     """Each set of samples with what became of it."""
-    for side in SIDES:
-        for share in SHARES:
-            asked = {"remove": side, "share": share, "methods": METHODS, "compare": True}
+    for side in sides:
+        for share in shares:
+            asked = {"remove": side, "share": share, "methods": list(methods), "compare": True}
             edit = config.edit.model_validate(asked)
             yield side, share, Audit(config.model_copy(update={"edit": edit})).edit()
 
@@ -35,13 +37,17 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--run")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     config = load_config(given.config, given.overrides, given.run)
     audit = Audit(config)
     audit.train()
     audit.score()
-    for place, (side, share, found) in enumerate(edits(config)):
+    found_edits = edits(config, given.sides, given.shares, given.methods)
+    for place, (side, share, found) in enumerate(found_edits):
         head, *lines = ([cell for cell in line.split("  ") if cell] for line in edit_table(found))
         if not place:
             print(f"| samples | {' | '.join(head)} |")

@@ -17,7 +17,7 @@ SMALL = {
     "data": {"source": {"kind": "digits"}, "limit": {"train": 50, "validation": 20, "test": 20}},
     "model": {"name": "small_cnn", "args": {"widths": [4]}},
     "train": {"epochs": 2, "batch_size": 16, "micro_batch_size": 8, "checkpoints": 3, "precision": "float64"},
-    "score": {"methods": ["replay", "gif_step", "hif_full", "ekfac", "loss"]},
+    "score": {"methods": ["replay", "gif_step", "hif_full", "ekfac", "ekfac_self", "loss"]},
     "report": {"rank_by": "hif_full"},
     "hif": {"iterations": 5, "damping": 0.1, "tolerance": 1e-6},
     "edit": {"methods": ["gif", "replay"], "damping": 0.05},

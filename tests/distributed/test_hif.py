@@ -28,7 +28,8 @@ def test_two_ray_workers_leave_the_influence_that_one_process_finds(computed, ca
     assert set(found.columns) == {"hif_full", "ekfac"}
     alone = implicit_influence(audit, run, torch.device("cpu"))
     scores = read_row_scores(run)
-    for column in found.columns:
+    assert set(found.seconds) == {*found.columns, "ekfac_self"}
+    for column in found.seconds:
         np.testing.assert_allclose(scores[column], alone.influence[column], rtol=1e-6, atol=1e-12)
     assert not [name for name in run.names("", hidden=True) if name.startswith(".")]
 

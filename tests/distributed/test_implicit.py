@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from auditor import counters
 from auditor.config import parse_config
 from auditor.data import prepare
 from auditor.distributed.implicit import DAMPINGS, Implicit, implicit_influence
@@ -16,6 +17,7 @@ from auditor.distributed.loop import run_training
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import Point, evaluate
+from auditor.influence.ekfac import EKFAC
 from auditor.methods import HIF
 from auditor.storage import RunFolder
 from tests.distributed.builders import config, in_processes, train_here
@@ -112,6 +114,16 @@ def test_every_method_agrees_with_real_leave_one_out_on_a_convex_problem(found, 
     # Layers apart and a diagonal in each: even one layer's curvature is not EK-FAC's.
     assert agreement.pop("ekfac") > 0.5
     assert min(agreement.values()) > 0.95, agreement
+
+
+def test_self_influence_is_the_predicted_rise_of_a_samples_own_loss_and_largest_for_the_flipped_label(convex, found):
+    asked = convex.model_copy(update={"score": convex.score.model_copy(update={"methods": ["ekfac", "ekfac_self"]})})
+    own = solved(asked).influence["ekfac_self"]
+    run = TrainedRun(convex, RunFolder(convex.run), CPU)
+    factors = EKFAC(run.model(), run.chunks("train"), counters.seed_of("ekfac", convex.seed))
+    expected = [factors.self_influence(*chunk, 0.1) for chunk in run.chunks("train")]
+    np.testing.assert_allclose(own, torch.cat(expected).numpy() / ROWS, rtol=1e-9)
+    assert own.argmax() == FLIPPED
 
 
 def test_a_label_flipped_by_hand_harms_under_every_method_and_in_truth(found, f_with_weight):

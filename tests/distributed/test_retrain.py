@@ -117,7 +117,7 @@ def test_a_killed_retrainer_costs_its_retraining_and_what_is_done_is_kept(audit,
 
 def test_a_retraining_is_judged_by_the_query(audit, run):
     asked = audit.model_copy(update={"query": Query(class_name="7")})
-    _, found, losses = Retrainer(asked.model_dump(mode="json"), run.uri).without(Removal("none", ()))
+    found, losses = Retrainer(asked.model_dump(mode="json"), run.uri).without(Removal("none", ()))
     trained = TrainedRun(asked, run, CPU)
     of_class = [
         (inputs[labels == 7], labels[labels == 7])
@@ -137,7 +137,7 @@ def test_a_relabelled_sample_is_trained_with_its_new_label_and_keeps_the_old_one
     given = actor.trained.train.labels.clone()
     wanted = (int(given[11]) + 1) % 10
     removal = Removal("verdicts", (7,), relabelled=((11, wanted),))
-    _, found, _ = actor.without(removal)
+    found, _ = actor.without(removal)
     assert torch.equal(actor.trained.train.labels, given)
     assert (found["rows"], found["relabelled"]) == ([7], ((11, wanted),))
     trained = TrainedRun(audit, run, CPU)
@@ -150,6 +150,10 @@ def test_a_relabelled_sample_is_trained_with_its_new_label_and_keeps_the_old_one
     )
     assert found["loss"] == pytest.approx(expected.loss, rel=1e-5)
     assert found["accuracy"] == expected.accuracy
+    tested = evaluate(
+        trained.network, Point.at(trained.precise, state.parameters, state.buffers), trained.chunks("test")
+    )
+    assert found["test_accuracy"] == tested.accuracy
 
 
 def test_a_diverged_retraining_is_left_out_and_said(audit, run, tmp_path, caplog):

@@ -14,6 +14,7 @@ from tests.distributed.builders import config, train_here
     [
         (["gif", "loss", "aum"], ()),
         (["loss", "replay"], ("replay",)),
+        (["ekfac_self", "out_of_sample"], ("hif",)),
         (["ekfac", "hif", "influence", "gif_step", "replay"], ("replay", "gif_step", "hif")),
     ],
 )

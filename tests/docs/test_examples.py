@@ -85,6 +85,6 @@ def test_own_model_is_built_with_its_arguments():
     assert len(model.mix) == 3
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (DOCS / "examples").glob("*.yaml")))
-def test_example_configurations_are_valid_and_write_where_git_ignores_it(name):
-    assert load_config(DOCS / "examples" / name).run.startswith("runs/")
+@pytest.mark.parametrize("path", sorted((DOCS / "examples").rglob("*.yaml")), ids=lambda path: path.name)
+def test_example_configurations_are_valid_and_write_where_git_ignores_it(path):
+    assert load_config(path).run.startswith("runs/")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from auditor.influence.attention import plain_attention
-from auditor.influence.ekfac import covered_parameters, ekfac
+from auditor.influence.ekfac import EKFAC, covered_parameters
 from auditor.influence.hif import flatten
 from auditor.influence.solvers import UnsolvableError
 from auditor.models import build_model
@@ -24,6 +24,10 @@ def model(norm="batch"):
     return build_model("small_cnn", {"widths": [3, 4], "norm": norm}, SHAPE, CLASSES, 0, F64).eval()
 
 
+def ekfac(module, chunks, right, shifts, tolerance, seed):
+    return EKFAC(module, chunks, seed).solve(right, shifts, tolerance)
+
+
 def named(module):
     return {name: value.detach() for name, value in module.named_parameters()}
 
@@ -34,6 +38,16 @@ def gauss_newton(module, parameters, inputs):
     probability = module(inputs).detach().softmax(dim=1)
     curved = torch.diag_embed(probability) - probability[:, :, None] * probability[:, None, :]
     return torch.einsum("kcp,kcd,kdq->pq", jacobian, curved, jacobian) / len(inputs)
+
+
+def sample_gradients(module, inputs, labels, names):
+    """∇l_k of each sample over some parameters, flat, one backward pass a sample."""
+    parameters = [dict(module.named_parameters())[name] for name in names]
+    rows = []
+    for row, label in zip(inputs, labels, strict=True):
+        loss = nn.functional.cross_entropy(module(row[None]), label[None])
+        rows.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]))
+    return torch.stack(rows)
 
 
 def test_it_is_exact_for_one_layer_and_one_sample():
@@ -119,3 +133,33 @@ def test_attention_is_differentiated_and_its_own_weights_are_taken_as_fixed():
     x, b = (torch.cat([of[name].flatten() for name in some]) for of in (found, right))
     left = b - torch.einsum("kcp,kcd,kdq,q->p", jacobian, curved, jacobian, x) / len(inputs) - x
     assert solution.residual == pytest.approx(float(left.norm() / b.norm()), rel=1e-6)
+
+
+def test_self_influence_is_exact_for_one_layer_and_one_sample():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES, dtype=F64)).eval()
+    inputs, labels = samples(1)
+    dense = gauss_newton(module, named(module), inputs)
+    gradient = sample_gradients(module, inputs, labels, list(named(module)))[0]
+    exact = gradient @ torch.linalg.solve(dense + 0.1 * torch.eye(len(dense), dtype=F64), gradient)
+    found = EKFAC(module, [(inputs, labels)], 0).self_influence(inputs, labels, 0.1)
+    torch.testing.assert_close(found, exact[None], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "0.", "10.weight", "10.bias"])
+def test_self_influence_is_a_samples_gradient_times_the_solution_for_it(frozen, monkeypatch):
+    """Whatever is frozen, and however few samples' gradients are held at a time."""
+    module = model("none")
+    for name, value in module.named_parameters():
+        value.requires_grad_(not name.startswith(frozen))
+    free = {name: value for name, value in named(module).items() if not name.startswith(frozen)}
+    inputs, labels = samples(7)
+    factors = EKFAC(module, [(inputs, labels)], 0)
+    expected = []
+    for flat in sample_gradients(module, inputs, labels, list(free)):
+        parts = flat.split([value.numel() for value in free.values()])
+        gradient = {name: part.view_as(free[name]) for name, part in zip(free, parts, strict=True)}
+        solution = factors.inverse(0.05)(gradient)
+        expected.append(sum((gradient[name] * solution[name]).sum() for name in free))
+    torch.testing.assert_close(factors.self_influence(inputs, labels, 0.05), torch.stack(expected), rtol=1e-9, atol=0)
+    monkeypatch.setattr("auditor.influence.ekfac._GRADIENTS", 2 * sum(value.numel() for value in free.values()))
+    torch.testing.assert_close(factors.self_influence(inputs, labels, 0.05), torch.stack(expected), rtol=1e-9, atol=0)
