@@ -186,7 +186,7 @@ def _add_ekfac(
     if "ekfac_self" in config.score.methods:
         started = time.monotonic()
         damping = _DAMPING if config.hif.damping is None else config.hif.damping
-        shift = manifest.optimizer["weight_decay"] + damping
+        shift = trained.decay + damping
         own = torch.cat([factors.self_influence(*chunk, shift) for chunk in chunks])
         found.influence["ekfac_self"] = own.cpu().numpy() / manifest.rows
         found.seconds["ekfac_self"] = shared + time.monotonic() - started
