@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from auditor.computation import Computation
 from auditor.config import Config, load_config
 from auditor.data import Dataset
 from auditor.data import prepare as prepare_dataset
 from auditor.data.dataset import DATASET_FILE
-from auditor.errors import InputError, StageError
+from auditor.errors import StageError
 from auditor.initial_weights import check_weights, settle_weights
 from auditor.model_check import check_model
 from auditor.opening import open_run
@@ -22,21 +23,19 @@ from auditor.plan import Plan
 from auditor.plan import plan as make_plan
 from auditor.report import Summary, read_report
 from auditor.report import report as write_report
-from auditor.report.masking import mask
+from auditor.reuse import look_back
 from auditor.sections.training import PREDECESSOR
 from auditor.stages import Stages
 from auditor.storage import RunFolder
+from auditor.tracked import is_logged, log_also, log_edited, log_model
 from auditor.trajectory import Manifest, TrajectoryReader
-from auditor.trajectory.manifest import checkpoint_folder
 
 if TYPE_CHECKING:
     from auditor.distributed.hif_files import Hif
     from auditor.distributed.replay_files import Replay
-    from auditor.fidelity import Fidelity, Removal
+    from auditor.fidelity import Fidelity
     from auditor.fidelity.edit import Edit
-    from auditor.fidelity.edit_files import Asked
     from auditor.report.explanations import Explanations
-    from auditor.report.tracking import Tracking
     from auditor.review.check import Check
     from auditor.review.export import Export
     from auditor.review.queue import Filled
@@ -97,7 +96,7 @@ class Audit:
             InputError: The configuration or its data is wrong, or the folder holds another audit.
             StageError: A stage could not end.
         """
-        if self._logged and (self._queued or not self.config.review.queue):
+        if is_logged(self.config, self.folder) and (self._queued or not self.config.review.queue):
             log.info("all of this audit is done; another one needs another run folder (--run)")
             return read_report(self.config, self.folder)
         self.prepare()
@@ -107,17 +106,17 @@ class Audit:
             # A new tracking store takes seconds to set up, and so does Ray.
             opening = beside.submit(Tracking, self.config, self.folder)
             try:
-                if not self._scored:
-                    connection.enter_context(self._ray())
+                if not self._computation.scored:
+                    connection.enter_context(self._computation.ray())
             finally:
                 # Entered whatever happened, so that the MLflow run is always closed.
                 tracking = stack.enter_context(opening.result())
             tracking.log_parameters()
             tracking.log_dataset()
-            self._look_back()
+            look_back(self.config, self.folder)
             # One start of the workers for all that they compute.
-            self._on_workers("train", *self._tasks)
-            self._score()
+            self._computation.on_workers("train", *self._computation.tasks)
+            self._computation.score()
             if self.config.verify.during_run:
                 self.verify()
             connection.close()
@@ -125,26 +124,10 @@ class Audit:
             with self._stages.timed("track"):
                 tracking.log_training()
                 tracking.log_report(summary)
-                self._log_model(tracking)
+                log_model(self.config, self.folder, tracking)
             if self.config.review.queue:
                 self._queue_or_say_why()
         return summary
-
-    def _look_back(self) -> None:
-        """Say what changed since the audit before this one, and take its training over where that is asked for."""
-        from auditor.review.predecessor import predecessor
-
-        if Manifest.read(self.folder) is not None or (before := predecessor(self.config, self.folder)) is None:
-            return
-        from auditor.reuse import reuse_training, row_changes
-
-        log.info("data: since %s %s", mask(str(before)), row_changes(before, self.folder).sentence)
-        if self.config.train.reuse and reuse_training(self.config, before, self.folder):
-            log.info("train: rows and settings are those of %s, whose training is taken over", mask(str(before)))
-
-    def _check(self, input_shape: tuple[int, ...], class_names: tuple[str, ...]) -> None:
-        check_model(self.config, input_shape, len(class_names))
-        check_weights(self.config, input_shape, class_names)
 
     def _queue_or_say_why(self) -> None:
         """Scores, report and model stand; a server without review queues, or one that is away, takes none of it."""
@@ -164,7 +147,7 @@ class Audit:
             check_model(self.config, dataset.input_shape, len(dataset.class_names))
         else:
             with self._stages.timed("prepare"):
-                dataset = prepare_dataset(self.config, self.folder, self._check)
+                dataset = prepare_dataset(self.config, self.folder, partial(_check, self.config))
         if self.config.model.weights != PREDECESSOR:  # that one may be known later only
             settle_weights(self.config, self.folder)
         counts = ", ".join(f"{facts.rows:,} {split}" for split, facts in dataset.splits.items())
@@ -183,8 +166,8 @@ class Audit:
         """
         if not self.folder.exists(DATASET_FILE):
             self.prepare()
-        self._on_workers("train")
-        return self._manifest
+        self._computation.on_workers("train")
+        return self._computation.manifest
 
     def replay(self) -> Replay:
         """Exact influence: sweep the recorded training backwards on Ray, unless that is done already.
@@ -196,7 +179,7 @@ class Audit:
         from auditor.distributed.replay_files import Replay
 
         TrajectoryReader(self.folder)
-        self._on_workers("replay")
+        self._computation.on_workers("replay")
         return Replay.read(self.folder)
 
     def hif(self) -> Hif:
@@ -209,7 +192,7 @@ class Audit:
         from auditor.distributed.hif_files import Hif
 
         TrajectoryReader(self.folder)
-        self._on_workers("hif")
+        self._computation.on_workers("hif")
         return Hif.read(self.folder)
 
     def score(self) -> int:
@@ -220,30 +203,10 @@ class Audit:
             StageError: Training has not ended, or a score is not finite.
         """
         TrajectoryReader(self.folder)
-        with self._ray_to_score():
-            if not self._scored:
-                self._on_workers(*self._tasks)
-            return self._score()
-
-    def _score(self) -> int:
-        if not self._scored:
-            from auditor.distributed.score import score_on_ray
-
-            with self._ray():
-                self._predict_out_of_sample()
-                with self._stages.timed("score"):
-                    score_on_ray(self.config, self.folder)
-        rows = Dataset.load(self.folder).splits["train"].rows
-        log.info("score: %s samples by %s", f"{rows:,}", ", ".join(self.config.score.methods))
-        return rows
-
-    def _predict_out_of_sample(self) -> None:
-        from auditor.distributed.out_of_sample import OUT_OF_SAMPLE, OUT_OF_SAMPLE_FILE, out_of_sample_on_ray
-
-        if OUT_OF_SAMPLE in self.config.score.methods and not self.folder.exists(OUT_OF_SAMPLE_FILE):
-            with self._stages.timed(OUT_OF_SAMPLE):
-                out_of_sample_on_ray(self.config, self.folder)
-            log.info("out_of_sample: every label judged by one of %d retrainings", self.config.score.folds)
+        with self._computation.ray_to_score():
+            if not self._computation.scored:
+                self._computation.on_workers(*self._computation.tasks)
+            return self._computation.score()
 
     def verify(self) -> Fidelity:
         """Train again without chosen samples and judge every method by it; retrainings that are done are kept.
@@ -253,11 +216,11 @@ class Audit:
         """
         from auditor.fidelity.verification import planned, verified
 
-        with self._ray_to_score():
-            if not self._scored:
+        with self._computation.ray_to_score():
+            if not self._computation.scored:
                 self.score()
             removals = planned(self.config, self.folder)
-            self._retrain(removals, "verify")
+            self._computation.retrain(removals, "verify")
         found = verified(self.folder, removals)
         log.info("verify: %d retrainings without chosen samples", len(removals) - 1)
         return found
@@ -275,10 +238,10 @@ class Audit:
 
         TrajectoryReader(self.folder)
         if not is_explained(self.config, self.folder):
-            with self._ray(), self._stages.timed("explain"):
+            with self._computation.ray(), self._stages.timed("explain"):
                 explain_on_ray(self.config, self.folder)
         found = write_explanations(self.config, self.folder)
-        self._log_more("explain", {"explain": {"lds": found.lds}}, "explain")
+        log_also(self.config, self.folder, "explain", {"explain": {"lds": found.lds}}, "explain")
         return found
 
     def edit(self, sample_ids: Sequence[str] | None = None) -> Edit:
@@ -300,15 +263,11 @@ class Audit:
         TrajectoryReader(self.folder)
         removal = left_out(self.config, self.folder, sample_ids)
         asked = ask(self.config, self.folder, removal)
-        self._on_workers("edit")
+        self._computation.on_workers("edit")
         found = judge_edit(self.folder, asked)
         for warning in found.warnings():
             log.warning("edit: %s", warning)
-        if self._logged:
-            try:
-                self._log_versions(found, asked)
-            except (InputError, StageError) as error:
-                log.warning("edit: no version in MLflow: %s (the same command tries again)", error)
+        log_edited(self.config, self.folder, found, asked)
         return found
 
     def report(self) -> Summary:
@@ -323,7 +282,7 @@ class Audit:
         from auditor.review.comparison import changes_since
         from auditor.review.predecessor import carry_over, earlier_verdicts, predecessor
 
-        if not self._scored:
+        if not self._computation.scored:
             raise StageError(f"{self.folder}: holds no scores; score first")
         with self._stages.timed("report"):
             before = predecessor(self.config, self.folder)
@@ -386,136 +345,25 @@ class Audit:
         from auditor.review.check import checked, planned_check
 
         removals = planned_check(self.folder)
-        self._retrain(removals, "check")
+        self._computation.retrain(removals, "check")
         found = checked(self.folder, removals)
-        self._log_more("check", {"check": found.to_json()})
+        log_also(self.config, self.folder, "check", {"check": found.to_json()})
         return found
-
-    def _retrain(self, removals: Sequence[Removal], stage: str) -> None:
-        from auditor.fidelity.verification import is_done
-
-        if not all(is_done(self.folder, removal) for removal in removals):
-            from auditor.distributed.retrain import retrain_on_ray
-
-            with self._ray(), self._stages.timed(stage):
-                retrain_on_ray(self.config, self.folder, removals, stage)
-
-    def _on_workers(self, *tasks: str) -> None:
-        """Let the training workers compute what is not there yet of some tasks, and say what came of each."""
-        from auditor.distributed.outcomes import idle_workers, say
-        from auditor.distributed.tasks import unfinished
-
-        missing = unfinished(self.config, self.folder, tasks)
-        for task in tasks:
-            if task not in missing:
-                say(task, self.folder)
-        if "train" in missing:
-            initial = settle_weights(self.config, self.folder)
-            for sentence in initial.sentences if initial is not None else ():
-                log.info("train: %s", sentence)
-            if idle := idle_workers(self.config):
-                log.warning("train: %s", idle)
-        elif "train" in tasks and "train" not in self._stages:
-            # Workers can outlive a killed command and end training without it.
-            self._stages.record("train", self._manifest.seconds)
-        if missing:
-            from auditor.distributed.workers import run_on_workers
-
-            with self._ray():
-                run_on_workers(self.config, self.folder, missing, self._ended)
-
-    def _ended(self, task: str, seconds: float) -> None:
-        from auditor.distributed.outcomes import say
-
-        self._stages.record(task, seconds)
-        say(task, self.folder)
-
-    def _ray(self) -> AbstractContextManager[None]:
-        """The cluster, for the length of a block; the same one where a block around it has it already."""
-        from auditor.distributed.cluster import cluster
-
-        return cluster(self.config.resources, self._verbose)
-
-    def _ray_to_score(self) -> AbstractContextManager[None]:
-        """One cluster for all that scoring still needs, and for what follows; none where all is scored.
-
-        What would go wrong is said before it starts.
-        """
-        if self._scored:
-            return nullcontext()
-        from auditor.distributed.tasks import unfinished
-
-        TrajectoryReader(self.folder)
-        unfinished(self.config, self.folder, self._tasks)
-        return self._ray()
-
-    def _log_more(self, stage: str, numbers: dict[str, Any], folder: str | None = None) -> None:
-        """Log more to the audit's MLflow run, where it has one; what was found stands in the run folder anyway."""
-        if not self._logged:
-            return
-        from auditor.report.additions import log_more
-
-        try:
-            log_more(self.config, self.folder, numbers, folder)
-        except (InputError, StageError) as error:
-            log.warning("%s: not in MLflow: %s (the same command tries again)", stage, error)
 
     @property
     def _stages(self) -> Stages:
         return Stages(self.folder)
 
     @property
-    def _manifest(self) -> Manifest:
-        return TrajectoryReader(self.folder).manifest
-
-    @property
-    def _tasks(self) -> tuple[str, ...]:
-        """The tasks of the workers that scores and report need beside training."""
-        from auditor.distributed.tasks import tasks_of
-
-        return tasks_of(self.config)
-
-    @property
-    def _logged(self) -> bool:
-        """Whether the report is there and stands in the configured tracking store."""
-        if "track" not in self._stages or not self.folder.exists("report/report.html"):
-            return False
-        return bool(self.folder.read_json("mlflow.json")["tracking_uri"] == mask(self.config.mlflow.tracking_uri))
+    def _computation(self) -> Computation:
+        return Computation(self.config, self.folder, self._verbose)
 
     @property
     def _queued(self) -> bool:
         """Whether the review queue was filled to its end."""
         return "queue" in self._stages
 
-    @property
-    def _scored(self) -> bool:
-        return self.folder.exists("scores")
 
-    def _log_versions(self, found: Edit, asked: Asked) -> None:
-        import torch
-
-        from auditor.distributed.trained_run import TrainedRun
-        from auditor.fidelity.edit_files import RECORDED, RETRAIN, weights_folder
-        from auditor.report.versions import log_versions
-        from auditor.trajectory.checkpoint import load_state
-
-        trained = TrainedRun(self.config, self.folder, torch.device("cpu"))
-        example, _ = next(iter(trained.chunks("validation")))
-        folders = {name: weights_folder(found.key, name) for name in found.methods if name not in (RECORDED, RETRAIN)}
-        edited = (
-            (name, trained.model(load_state(self.folder, folder)), self.folder.full(folder))
-            for name, folder in folders.items()
-        )
-        versions = log_versions(self.config, self.folder, found, asked.methods, edited, example)
-        for name, version in versions.items():
-            log.info("edit: %s is version %d of MLflow's registered model", name, version)
-
-    def _log_model(self, tracking: Tracking) -> None:
-        """Hand MLflow the trained network, its running statistics replaced by the ones it was evaluated with."""
-        import torch
-
-        from auditor.distributed.trained_run import TrainedRun
-
-        trained = TrainedRun(self.config, self.folder, torch.device("cpu"))
-        example, _ = next(iter(trained.chunks("validation")))
-        tracking.log_model(trained.model(), example, self.folder.address(checkpoint_folder(trained.manifest.steps)))
+def _check(config: Config, input_shape: tuple[int, ...], class_names: tuple[str, ...]) -> None:
+    check_model(config, input_shape, len(class_names))
+    check_weights(config, input_shape, class_names)

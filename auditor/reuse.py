@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,10 +13,14 @@ from pyarrow import fs
 from auditor.config import RECORDED, Config, deciding, parse_config
 from auditor.data.snapshot import snapshot_batches
 from auditor.data.splits import SPLITS, SplitName
+from auditor.report.masking import mask
+from auditor.review.predecessor import predecessor
 from auditor.sections.training import PREDECESSOR
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest
 from auditor.trajectory.initial import INITIAL, read_initial
+
+log = logging.getLogger("auditor")
 
 _TRAINING = ("seed", "data.", "model.", "train.")
 """Keys, and beginnings of keys, that decide a training."""
@@ -35,6 +40,23 @@ class RowChanges:
         if not (self.added or self.gone or self.relabelled):
             return "the same samples with the same labels"
         return f"{self.added:,} samples added, {self.gone:,} gone, {self.relabelled:,} with another label"
+
+
+def look_back(config: Config, run: RunFolder) -> None:
+    """Before training: say what changed since the audit before, and take its training over where that is asked for.
+
+    Args:
+        config: The audit.
+        run: Its run folder, data prepared.
+
+    Raises:
+        InputError: `review.predecessor` is unusable.
+    """
+    if Manifest.read(run) is not None or (before := predecessor(config, run)) is None:
+        return
+    log.info("data: since %s %s", mask(str(before)), row_changes(before, run).sentence)
+    if config.train.reuse and reuse_training(config, before, run):
+        log.info("train: rows and settings are those of %s, whose training is taken over", mask(str(before)))
 
 
 def row_changes(before: RunFolder, run: RunFolder) -> RowChanges:

@@ -17,7 +17,20 @@ LAYERS = [
     {"config", "sections", "storage", "errors", "counters", "methods", "progress"},
     {"influence", "trajectory", "sam", "models", "data", "fidelity"},
     {"distributed", "report", "review"},
-    {"audit", "opening", "plan", "model_check", "initial_weights", "stages", "process", "parcel", "reuse", "schedule"},
+    {
+        "audit",
+        "computation",
+        "tracked",
+        "opening",
+        "plan",
+        "model_check",
+        "initial_weights",
+        "stages",
+        "process",
+        "parcel",
+        "reuse",
+        "schedule",
+    },
     {"cli", "jobs", "__init__", "__main__"},
 ]
 """Each may import from those above it in this list, and from its own layer as long as nothing goes round in circles."""
