@@ -38,6 +38,9 @@ SMALL = {
 }
 
 
+ADAMW = {**SMALL, "train": {**SMALL["train"], "optimizer": {"name": "adamw", "learning_rate": 0.01}}}
+
+
 def editing(audit, **settings):
     return audit.model_copy(update={"edit": type(audit.edit)(**{"damping": DAMPING, **settings})})
 
@@ -45,6 +48,13 @@ def editing(audit, **settings):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     audit = config(tmp_path_factory.mktemp("run"), **SMALL)
+    train_here(audit)
+    return audit
+
+
+@pytest.fixture(scope="module")
+def by_adamw(tmp_path_factory):
+    audit = config(tmp_path_factory.mktemp("adamw"), **ADAMW)
     train_here(audit)
     return audit
 
@@ -69,7 +79,9 @@ def sums_of_scores(audit) -> dict[str, float]:
     return {**sums, "gif": float((inputs.weights["gif"][rows] * derivatives.numpy()).sum())}
 
 
-def test_to_first_order_each_edit_does_what_its_scores_say(trained):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_to_first_order_each_edit_does_what_its_scores_say(optimizer, request):
+    trained = request.getfixturevalue("trained" if optimizer == "sgd" else "by_adamw")
     expected = sums_of_scores(trained)
     run, asked = edited(trained, methods=list(expected))
     here = TrainedRun(trained, run, CPU)

@@ -81,6 +81,19 @@ def test_influence_is_the_sum_over_the_recorded_steps_of_gradient_products_by_au
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-12 * np.abs(expected).max())
 
 
+def test_under_adamw_each_step_is_scaled_by_its_own_second_moment(tmp_path):
+    """With ε so large that nothing else counts in the denominator, it is the sum for SGD of β₁ and other numbers."""
+    optimizer = {"name": "adamw", "learning_rate": 0.1, "beta1": 0.0, "epsilon": 1e6, "weight_decay": 0.0}
+    changes = {**CHANGES, "train": {**CHANGES["train"], "optimizer": optimizer}}
+    adamw = config(tmp_path / "adamw", **changes)
+    train_here(adamw)
+    plain = {"learning_rate": 0.1 / 1e6, "momentum": 0.0, "weight_decay": 0.0}
+    sgd = config(tmp_path / "sgd", **{**CHANGES, "train": {**CHANGES["train"], "optimizer": plain}})
+    train_here(sgd)
+    found, expected = (gif_at_every_step(audit, RunFolder(audit.run), CPU) for audit in (adamw, sgd))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
 def _rank(rank, audit, folder):
     np.save(f"{folder}/{rank}.npy", gif_at_every_step(audit, RunFolder(audit.run), CPU))
 

@@ -60,6 +60,25 @@ def test_forward_and_transposed_products_are_each_others_transpose(trained, syst
     assert float(left @ forward) == pytest.approx(float(back @ right), rel=1e-8)
 
 
+def test_adamws_decay_stands_in_products_as_the_gradient_of_what_it_pulls_toward(trained, tmp_path):
+    """λ (√v̂ + ε) θ in the place of SGD's λ θ."""
+    optimizer = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}
+    audit = config(tmp_path / "run", **{**SMALL, "train": {**SMALL["train"], "optimizer": optimizer}})
+    train_here(audit)
+    run = TrainedRun(audit, RunFolder(audit.run), CPU)
+    second = run.reader.state(run.manifest.steps).second
+    root = flatten({name: (value / (1 - 0.999**run.manifest.steps)).sqrt() + 1e-8 for name, value in second.items()})
+    objective = Objective(run)
+    vector = direction(objective)
+    for product in (objective.product, objective.forward_product):
+        with_decay = product(System.PLAIN, vector)
+        objective._decay, kept = None, objective._decay
+        torch.testing.assert_close(with_decay - product(System.PLAIN, vector), 0.1 * root * vector)
+        objective._decay = kept
+    assert run.decay == 0.0
+    assert TrainedRun(trained, RunFolder(trained.run), CPU).decay == 5e-4
+
+
 @pytest.mark.parametrize("system", System)
 def test_the_effect_of_some_weights_is_the_sum_of_their_rows(trained, system):
     objective = Objective(TrainedRun(trained, RunFolder(trained.run), CPU))
