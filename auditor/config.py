@@ -75,6 +75,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _every_worker_has_rows(self) -> Config:
+        if self.train.sharded and self.train.micro_batch_size < self.resources.train_workers:
+            raise ValueError(
+                f"train.sharded: the {self.resources.train_workers} workers of resources.train_workers share out every "
+                f"micro-batch, and train.micro_batch_size is {self.train.micro_batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ranks_by_a_scored_method(self) -> Config:
         if self.report.rank_by not in (AUTO, *self.score.methods):
             raise ValueError(f"report.rank_by is {self.report.rank_by}, which is not among score.methods")

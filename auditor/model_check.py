@@ -19,6 +19,7 @@ from auditor.influence import (
 )
 from auditor.models import build_model
 from auditor.sam import MicroBatch, Network, State, make_perturbation, prepared
+from auditor.sam.sharded import why_not_sharded
 from auditor.sam.step import sam_micro_batch
 
 _ROWS = 4
@@ -45,6 +46,8 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
                 f"model.name {name!r}: layer {layer} is SyncBatchNorm; use BatchNorm, whose statistics are those of a "
                 "micro-batch on any number of workers"
             )
+    if config.train.sharded and (reason := why_not_sharded(model)) is not None:
+        raise InputError(f"train.sharded does not go with model.name {name!r}: {reason}")
     network = Network(model)
     size = min(config.train.micro_batch_size, _ROWS)
     generator = torch.Generator().manual_seed(config.seed)

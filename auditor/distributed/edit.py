@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy
 
 from auditor import counters
 from auditor.config import Config
+from auditor.distributed.division import share_of
 from auditor.distributed.implicit import SYSTEMS, Solved, system_of
-from auditor.distributed.loop import share_of
 from auditor.distributed.objective import Objective
 from auditor.distributed.retraining import Retraining
 from auditor.distributed.scoring_inputs import exposures, perturbed_at, scaled_by, used_checkpoints

@@ -18,7 +18,7 @@ from torch import nn
 
 from auditor.config import Config
 from auditor.data import SplitName
-from auditor.distributed.loop import share_of
+from auditor.distributed.division import share_of
 from auditor.distributed.task import Task
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence.head import FeatureReader, find_head

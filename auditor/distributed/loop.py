@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from auditor import counters
 from auditor.config import Config
 from auditor.data import Dataset, Samples, SplitName
+from auditor.distributed.division import divide, whole
 from auditor.errors import InputError
 from auditor.models import build_model
 from auditor.sam import (
@@ -28,7 +29,7 @@ from auditor.sam import (
     sam_step,
 )
 from auditor.storage import RunFolder
-from auditor.trajectory import Manifest, TrajectoryRecorder, group, spread_checkpoints
+from auditor.trajectory import Manifest, TrajectoryRecorder, spread_checkpoints
 from auditor.trajectory.initial import load_initial
 from auditor.trajectory.order import steps_from
 
@@ -165,24 +166,32 @@ def run_training(
     manifest = training_manifest(config, dataset)
     samples = load_samples(config, run, dataset, "train")
     inputs = StepInputs(config, samples, device)
-    network = Network(new_model(config, dataset).to(device))
+    division = divide(
+        new_model(config, dataset).to(device),
+        manifest.micro_batches,
+        manifest.micro_batch_size,
+        device,
+        config.train.sharded,
+    )
+    network = division.network
     perturbation = make_perturbation(**manifest.perturbation)
 
     recorder = TrajectoryRecorder(run, manifest)
     restored = recorder.restore()
-    state = (restored or initial_state(config, run, network, perturbation)).to(device)
+    state = division.placed(restored or initial_state(config, run, Network(new_model(config, dataset)), perturbation))
     if restored is None:
         recorder.checkpoint(0, state)
     planned = frozenset(manifest.checkpoint_steps)
     losses: list[Tensor] = []
     for step, epoch, micro_batches in steps_from(manifest, recorder.next_step):
-        mine = share_of(manifest.micro_batches, recorder.rank, recorder.world_size)
         optimizer = planned_optimizer(manifest, step)
-        batches = (inputs.micro_batch(step, epoch, index, micro_batches[index]) for index in mine)
-        state, loss, results = sam_step(
-            network, state, batches, manifest.micro_batches, perturbation.at(step), optimizer, group.all_reduce
+        batches = (
+            inputs.micro_batch(step, epoch, index, division.rows(micro_batches[index])) for index in division.computed
         )
-        for index, result in zip(mine, results, strict=True):
+        state, loss, results = sam_step(
+            network, state, batches, manifest.micro_batches, perturbation.at(step), optimizer, division.all_reduce
+        )
+        for index, result in zip(division.recorded, division.to_record(results), strict=True):
             recorder.record(
                 step=step,
                 epoch=epoch,
@@ -209,15 +218,10 @@ def run_training(
             if recorder.rank == 0:
                 progress(step + 1)
         if step + 1 in planned:
-            if not all(bool(value.isfinite().all()) for value in state.parameters.values()):
+            if not all(bool(whole(value.isfinite().all())) for value in state.parameters.values()):
                 return f"training stopped at step {step}: the parameters are not finite after it"
             recorder.checkpoint(step + 1, state)
     return None
-
-
-def share_of(micro_batches: int, rank: int, world_size: int) -> range:
-    """Indices of the micro-batches that a rank computes: neighbouring ones, shares that differ by one at most."""
-    return range(rank * micro_batches // world_size, (rank + 1) * micro_batches // world_size)
 
 
 def _first_not_finite(losses: list[Tensor], last_step: int) -> str | None:

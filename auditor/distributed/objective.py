@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor import counters
-from auditor.distributed.loop import StepInputs, share_of
+from auditor.distributed.division import share_of
+from auditor.distributed.loop import StepInputs
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import hif
 from auditor.influence.hif import System, flatten, unflatten

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from auditor.distributed.loop import StepInputs, share_of
+from auditor.distributed.division import share_of
+from auditor.distributed.loop import StepInputs
 from auditor.distributed.trained_run import TrainedRun
 from auditor.sam import MicroBatch, Optimizer, State, optimizer_at, sam_step
 from auditor.sam.perturbation import global_norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -63,8 +63,7 @@ class Network:
             Logits [m, classes] and, for each running buffer, momentum · batch statistic: see `move_statistics`.
         """
         self.model.train()
-        for layer in self._frozen_norms:
-            layer.eval()
+        self.hold_frozen()
         # A running buffer that starts at zero ends at momentum · statistic: exactly what is to be averaged over
         # micro-batches, in whatever order and on whatever worker they run.
         scratch = {key: torch.zeros_like(buffers[key]) for key in self.running_keys(buffers)}
@@ -72,6 +71,36 @@ class Network:
         with seeded(seed, inputs.device):
             logits: Tensor = functional_call(self.model, {**buffers, **counted, **scratch, **parameters}, (inputs,))
         return logits, scratch
+
+    def hold_frozen(self) -> None:
+        """Put frozen BatchNorm layers into evaluation mode, where they stay whatever the module's mode is."""
+        for layer in self._frozen_norms:
+            layer.eval()
+
+    def gradient(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+        seed: int,
+        objective: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensors, Tensor, Tensors]:
+        """Gradient of a function of the logits in training mode.
+
+        Args:
+            parameters: Where; not changed.
+            buffers: Not changed.
+            inputs: [m, ...].
+            seed: Seeds dropout.
+            objective: Logits [m, classes] → scalar, a mean over the rows.
+
+        Returns:
+            The gradient, the logits, detached, and what `train` says of the statistics.
+        """
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        logits, statistics = self.train(leaves, buffers, inputs, seed)
+        found = torch.autograd.grad(objective(logits), list(leaves.values()))
+        return dict(zip(leaves, found, strict=True)), logits.detach(), statistics
 
     def move_statistics(self, buffers: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> Tensors:
         """The buffers after a step.

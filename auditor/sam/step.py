@@ -129,13 +129,16 @@ def micro_batch_pass(
     Returns:
         The gradient and what the pass saw.
     """
-    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    logits, statistics = network.train(leaves, buffers, batch.inputs, batch.seed)
-    losses = sample_losses(logits.detach(), batch.labels)
-    weights = batch.weights if selection is None else batch.weights * selection(losses)
-    differentiated = (weights * loss_of(logits, batch.labels)).mean()
-    gradient = dict(zip(leaves, torch.autograd.grad(differentiated, list(leaves.values())), strict=True))
-    return Pass(gradient, (batch.weights * losses).mean(), losses, logits.detach(), statistics)
+
+    def objective(logits: Tensor) -> Tensor:
+        weights = batch.weights
+        if selection is not None:
+            weights = weights * selection(sample_losses(logits.detach(), batch.labels))
+        return (weights * loss_of(logits, batch.labels)).mean()
+
+    gradient, logits, statistics = network.gradient(parameters, buffers, batch.inputs, batch.seed, objective)
+    losses = sample_losses(logits, batch.labels)
+    return Pass(gradient, (batch.weights * losses).mean(), losses, logits, statistics)
 
 
 def look(network: Network, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: MicroBatch) -> Pass:
@@ -283,7 +286,8 @@ def sam_step(
     sums |= {f"memory.{name}": torch.zeros_like(value) for name, value in state.memory.items()}
     running = network.running_keys(state.buffers)
     sums |= {f"statistics.{name}": torch.zeros_like(state.buffers[name]) for name in running}
-    sums["loss"] = torch.zeros_like(next(iter(state.parameters.values())).flatten()[0])
+    like = next(iter(state.parameters.values()))
+    sums["loss"] = torch.zeros((), dtype=like.dtype, device=like.device)
     results = []
     for batch in batches:
         result = sam_micro_batch(network, state, batch, perturbation)

@@ -1,0 +1,154 @@
+"""A network whose parameters are shared out over the ranks of a process group, for models that fit on none of them.
+
+Parameters, and so gradients, perturbations and the optimizer's moments, are DTensors of which every rank holds a part
+(FSDP2, `torch.distributed.fsdp.fully_shard`); a block's parameters are gathered while a pass needs them. All ranks
+gather the same θ + ε, so they compute one micro-batch together, each some of its rows: the objective is the same as
+that of whole parameters, where each rank computes micro-batches of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.dropout import _DropoutNd
+
+from auditor.sam.network import Network, seeded
+from auditor.sam.perturbation import Tensors
+from auditor.sam.state import State
+
+_LEAST = 2**20
+"""Parameters that are gathered at a time, at least: many small messages would cost more than they save."""
+
+
+def why_not_sharded(model: nn.Module) -> str | None:
+    """What of a network needs all rows of a micro-batch on one rank, in words; None where nothing does."""
+    live = Network(model).norms
+    if live:
+        return (
+            f"{next(iter(live))} is BatchNorm, whose statistics are those of a whole micro-batch; GroupNorm has none"
+        )
+    for name, module in model.named_modules():
+        chance = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
+        if isinstance(chance, float) and chance > 0:
+            return f"{name} drops out values at random, which would differ with the number of workers"
+    return None
+
+
+class ShardedNetwork(Network):
+    """Runs one module whose parameters are sharded; collective in every pass.
+
+    Args:
+        model: The module, on this rank's device, with the same values on every rank; it is sharded in place.
+        micro_batch_size: m.
+
+    Raises:
+        ValueError: The network cannot be shared out; see `why_not_sharded`.
+    """
+
+    def __init__(self, model: nn.Module, micro_batch_size: int) -> None:
+        if (reason := why_not_sharded(model)) is not None:
+            raise ValueError(reason)
+        super().__init__(model)
+        self.micro_batch_size = micro_batch_size
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        device = next(model.parameters()).device
+        mesh = init_device_mesh(device.type, (self.world_size,))
+        for block in blocks(model):
+            fully_shard(block, mesh=mesh)
+        self._root: FSDPModule = fully_shard(model, mesh=mesh)
+        self._own = dict(model.named_parameters())
+        self._device = device
+
+    def rows(self, rows: NDArray[np.integer]) -> NDArray[np.integer]:
+        """This rank's part of a micro-batch's rows."""
+        part: NDArray[np.integer] = np.array_split(rows, self.world_size)[self.rank]
+        return part
+
+    def share(self, part: int) -> float:
+        """What a mean over a part of a micro-batch counts for in the mean over all of it."""
+        return part / self.micro_batch_size
+
+    def train(
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor, seed: int
+    ) -> tuple[Tensor, Tensors]:
+        """Logits of this rank's rows in training mode; there are no statistics."""
+        del buffers  # they never change, and are the module's own
+        with torch.no_grad():
+            for name, value in parameters.items():
+                self._own[name].copy_(value)
+        self.model.train()
+        self.hold_frozen()
+        with seeded(seed, inputs.device):
+            logits: Tensor = self.model(inputs)
+        if not torch.is_grad_enabled():
+            # Without a backward pass the root's parameters would stay gathered, and the next pass see these.
+            self._root.reshard()
+        return logits, {}
+
+    def gradient(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+        seed: int,
+        objective: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensors, Tensor, Tensors]:
+        """See `Network.gradient`: the mean over the rows of all ranks, of which each passes its own."""
+        logits, statistics = self.train(parameters, buffers, inputs, seed)
+        # The ranks' gradients are averaged on their way back, where their sum is meant.
+        torch.autograd.backward(self.world_size * self.share(len(inputs)) * objective(logits))
+        gradient = {}
+        for name, value in parameters.items():
+            found = self._own[name].grad
+            gradient[name] = torch.zeros_like(value) if found is None else found.detach()
+            self._own[name].grad = None
+        return gradient, logits.detach(), statistics
+
+    def distribute(self, state: State) -> State:
+        """This rank's part of a whole state that every rank has.
+
+        Args:
+            state: On any device, as a checkpoint is read.
+        """
+
+        def part(name: str, value: Tensor) -> Tensor:
+            owner = next((own for own in self._own if name == own or name.endswith(f".{own}")), None)
+            if owner is None or not isinstance(like := self._own[owner], DTensor):
+                return value.to(self._device)
+            # Every rank cuts its part out of what it has; nothing is sent.
+            return distribute_tensor(value.to(self._device), like.device_mesh, like.placements, src_data_rank=None)
+
+        return State(
+            **{kind: {name: part(name, value) for name, value in tensors.items()} for kind, tensors in state.parts()}
+        )
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Modules below the root whose parameters are gathered together, innermost first.
+
+    A module is one where what is not gathered in it already comes to `_LEAST` parameters. Lists of modules have no
+    forward pass in which they could be gathered, and attention reads its layers' weights without calling them.
+    """
+    found: list[nn.Module] = []
+
+    def visit(module: nn.Module) -> int:
+        """Parameters that are still to be gathered."""
+        own = sum(value.numel() for value in module.parameters(recurse=False))
+        if isinstance(module, nn.MultiheadAttention):
+            return sum(value.numel() for value in module.parameters())
+        below = own + sum(visit(child) for child in module.children())
+        if below < _LEAST or module is model or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            return below
+        found.append(module)
+        return 0
+
+    visit(model)
+    return found
