@@ -93,6 +93,18 @@ def test_activations_grow_with_the_micro_batch(tmp_path):
     assert small < large <= 4.5 * small
 
 
+def test_what_training_keeps_grows_with_the_optimizer_and_the_variant_and_is_shared_out_where_it_is_sharded(tmp_path):
+    def held(**train):
+        found = plan(config(tmp_path, model={"name": "mlp"}, train=train, resources={"train_workers": 2}))
+        return found.memory["parameters"], found.disk["checkpoints"]
+
+    sgd, adamw = held(), held(optimizer={"name": "adamw"})
+    friendly = held(perturbation={"name": "friendly_sam"})
+    assert adamw[0] == friendly[0] == pytest.approx(8 / 7 * sgd[0])
+    assert adamw[1] == friendly[1] == pytest.approx(3 / 2 * sgd[1], rel=0.1)
+    assert held(sharded=True)[0] == sgd[0] // 2
+
+
 def test_a_plan_writes_nothing_and_leaves_threads_as_they_were(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(2)

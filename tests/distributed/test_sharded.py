@@ -82,10 +82,10 @@ def whole(tmp_path_factory):
 def assert_same_training(one, other):
     mine, theirs = TrajectoryReader(one), TrajectoryReader(other)
     for step in theirs.manifest.checkpoints:
+        state = mine.state(step)
         for part, tensors in theirs.state(step).parts():
             for name, value in tensors.items():
-                found = getattr(mine.state(step), part)[name]
-                torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-11)
+                torch.testing.assert_close(getattr(state, part)[name], value, rtol=1e-9, atol=1e-11)
     ledgers = [pa.concat_tables(reader.batches()).drop_columns(["rank"]) for reader in (mine, theirs)]
     exact = ["step", "epoch", "micro_batch", "samples", "lr", "rho"]
     assert ledgers[0].select(exact) == ledgers[1].select(exact)

@@ -30,13 +30,17 @@ def kill_one_worker_when_half_done(run, killed):
     killed.append((victim.pid, manifest.checkpoints[-1]))
 
 
-def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(tmp_path, ray_cluster, monkeypatch):
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(sharded, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    whole = config(tmp_path / "whole", train=TRAIN, resources=RESOURCES)
+    settings = {"train": {**TRAIN, "sharded": sharded}, "resources": RESOURCES}
+    if sharded:
+        settings["model"] = {"name": "mlp"}
+    whole = config(tmp_path / "whole", **settings)
     prepare(whole, RunFolder(whole.run))
     train_in_processes(whole, 2)
 
-    disturbed = config(tmp_path / "disturbed", train=TRAIN, resources=RESOURCES)
+    disturbed = config(tmp_path / "disturbed", **settings)
     run = RunFolder(disturbed.run)
     prepare(disturbed, run)
     killed: list[tuple[int, int]] = []
@@ -60,4 +64,4 @@ def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(tmp_path, ray_clus
     run_on_workers(disturbed, run, ["train"])
     assert Manifest.read(run) == manifest
     with pytest.raises(InputError, match="another training"):
-        run_on_workers(config(run, train={**TRAIN, "epochs": 41}), run, ["train"])
+        run_on_workers(config(run, **{**settings, "train": {**settings["train"], "epochs": 41}}), run, ["train"])
