@@ -32,9 +32,7 @@ def why_not_sharded(model: nn.Module) -> str | None:
     """What of a network needs all rows of a micro-batch on one rank, in words; None where nothing does."""
     live = Network(model).norms
     if live:
-        return (
-            f"{next(iter(live))} is BatchNorm, whose statistics are those of a whole micro-batch; GroupNorm has none"
-        )
+        return f"{next(iter(live))} is BatchNorm, whose statistics are those of a whole micro-batch; GroupNorm has none"
     for name, module in model.named_modules():
         chance = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
         if isinstance(chance, float) and chance > 0:
