@@ -20,6 +20,9 @@ from auditor.sections.scoring import Edit, Explain, Hif, Query, Replay, Score, V
 from auditor.sections.section import Section
 from auditor.sections.training import Evaluation, Model, Train
 
+_OF_THE_WHOLE = ("sparse_sam", "esam", "reweighted_sam")
+"""Variants of SAM that sharded parameters, or rows shared out, cannot serve."""
+
 
 class Config(Section):
     """An audit."""
@@ -75,11 +78,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _every_worker_has_rows(self) -> Config:
-        if self.train.sharded and self.train.micro_batch_size < self.resources.train_workers:
+    def _sharding_keeps_the_objective(self) -> Config:
+        name, size, workers = self.train.perturbation.name, self.train.micro_batch_size, self.resources.train_workers
+        if self.resources.sharded and name in _OF_THE_WHOLE:
             raise ValueError(
-                f"train.sharded: the {self.resources.train_workers} workers of resources.train_workers share out every "
-                f"micro-batch, and train.micro_batch_size is {self.train.micro_batch_size}"
+                f"resources.sharded does not go with train.perturbation {name}, which looks at all parameters or all "
+                "samples of a micro-batch at once"
+            )
+        if self.resources.sharded and size < workers:
+            raise ValueError(
+                f"resources.sharded: the {workers} workers of resources.train_workers share out every micro-batch, and "
+                f"train.micro_batch_size is {size}"
             )
         return self
 

@@ -46,8 +46,8 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
                 f"model.name {name!r}: layer {layer} is SyncBatchNorm; use BatchNorm, whose statistics are those of a "
                 "micro-batch on any number of workers"
             )
-    if config.train.sharded and (reason := why_not_sharded(model)) is not None:
-        raise InputError(f"train.sharded does not go with model.name {name!r}: {reason}")
+    if config.resources.sharded and (reason := why_not_sharded(model)) is not None:
+        raise InputError(f"resources.sharded does not go with model.name {name!r}: {reason}")
     network = Network(model)
     size = min(config.train.micro_batch_size, _ROWS)
     generator = torch.Generator().manual_seed(config.seed)

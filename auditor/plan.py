@@ -138,7 +138,7 @@ def plan(config: Config) -> Plan:
         memory={
             "images": cached,
             # θ, what is kept beside it, the sum of gradients, both passes' gradients, ε and θ + ε
-            "parameters": (6 * parameters + kept) * width // (resources.train_workers if train.sharded else 1),
+            "parameters": (6 * parameters + kept) * width // (resources.train_workers if resources.sharded else 1),
             "activations": activations,
         },
         disk={

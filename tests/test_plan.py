@@ -94,8 +94,9 @@ def test_activations_grow_with_the_micro_batch(tmp_path):
 
 
 def test_what_training_keeps_grows_with_the_optimizer_and_the_variant_and_is_shared_out_where_it_is_sharded(tmp_path):
-    def held(**train):
-        found = plan(config(tmp_path, model={"name": "mlp"}, train=train, resources={"train_workers": 2}))
+    def held(sharded=False, **train):
+        resources = {"train_workers": 2, "sharded": sharded}
+        found = plan(config(tmp_path, model={"name": "mlp"}, train=train, resources=resources))
         return found.memory["parameters"], found.disk["checkpoints"]
 
     sgd, adamw = held(), held(optimizer={"name": "adamw"})

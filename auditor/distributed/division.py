@@ -19,16 +19,19 @@ class Division:
     """Each worker has all parameters and computes micro-batches of its own.
 
     Args:
-        model: On this worker's device.
+        model: On the CPU; it is moved.
         micro_batches: J.
         device: This worker's.
     """
 
     def __init__(self, model: nn.Module, micro_batches: int, device: torch.device) -> None:
-        self.network = Network(model)
+        self.network = self._network(model, device)
         self.recorded = share_of(micro_batches, group.rank(), group.world_size())
         """Micro-batches that this worker writes into the ledger."""
         self._device = device
+
+    def _network(self, model: nn.Module, device: torch.device) -> Network:
+        return Network(model.to(device))
 
     @property
     def computed(self) -> range:
@@ -56,17 +59,21 @@ class RowDivision(Division):
     """Parameters are sharded; all workers compute every micro-batch together, each some of its rows.
 
     Args:
-        model: On this worker's device; it is sharded in place.
+        model: On the CPU; it is moved and sharded in place.
         micro_batches: J.
         micro_batch_size: m, at least the number of workers.
         device: This worker's.
     """
 
     def __init__(self, model: nn.Module, micro_batches: int, micro_batch_size: int, device: torch.device) -> None:
+        self._micro_batch_size = micro_batch_size
         super().__init__(model, micro_batches, device)
-        self.network: ShardedNetwork = ShardedNetwork(model, micro_batch_size)
         self._computed = range(micro_batches)
         self._sizes = [len(part) for part in np.array_split(np.arange(micro_batch_size), group.world_size())]
+
+    def _network(self, model: nn.Module, device: torch.device) -> Network:
+        self._sharded = ShardedNetwork(model, self._micro_batch_size, device)
+        return self._sharded
 
     @property
     def computed(self) -> range:
@@ -75,11 +82,11 @@ class RowDivision(Division):
 
     def rows(self, rows: NDArray[np.integer]) -> NDArray[np.integer]:
         """This worker's part of a micro-batch's rows."""
-        return self.network.rows(rows)
+        return self._sharded.rows(rows)
 
     def placed(self, state: State) -> State:
         """This worker's part of a whole state."""
-        return self.network.distribute(state)
+        return self._sharded.distribute(state)
 
     def all_reduce(self, sums: Tensors) -> Tensors:
         """The gradients are sums over the workers already; the loss is a mean over this worker's rows."""
@@ -109,7 +116,7 @@ class RowDivision(Division):
 
     @property
     def _share(self) -> float:
-        return self.network.share(self._sizes[group.rank()])
+        return self._sharded.share(self._sizes[group.rank()])
 
 
 def divide(

@@ -167,11 +167,11 @@ def run_training(
     samples = load_samples(config, run, dataset, "train")
     inputs = StepInputs(config, samples, device)
     division = divide(
-        new_model(config, dataset).to(device),
+        new_model(config, dataset),
         manifest.micro_batches,
         manifest.micro_batch_size,
         device,
-        config.train.sharded,
+        config.resources.sharded,
     )
     network = division.network
     perturbation = make_perturbation(**manifest.perturbation)

@@ -63,7 +63,8 @@ class Network:
             Logits [m, classes] and, for each running buffer, momentum · batch statistic: see `move_statistics`.
         """
         self.model.train()
-        self.hold_frozen()
+        for layer in self._frozen_norms:
+            layer.eval()
         # A running buffer that starts at zero ends at momentum · statistic: exactly what is to be averaged over
         # micro-batches, in whatever order and on whatever worker they run.
         scratch = {key: torch.zeros_like(buffers[key]) for key in self.running_keys(buffers)}
@@ -71,11 +72,6 @@ class Network:
         with seeded(seed, inputs.device):
             logits: Tensor = functional_call(self.model, {**buffers, **counted, **scratch, **parameters}, (inputs,))
         return logits, scratch
-
-    def hold_frozen(self) -> None:
-        """Put frozen BatchNorm layers into evaluation mode, where they stay whatever the module's mode is."""
-        for layer in self._frozen_norms:
-            layer.eval()
 
     def gradient(
         self,

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from auditor.sam.network import Network, seeded
+from auditor.sam.batch_norm import PLAIN, SharedBatchNorm
+from auditor.sam.network import Network, is_frozen
 from auditor.sam.perturbation import Tensors
 from auditor.sam.state import State
 
@@ -30,13 +32,15 @@ _LEAST = 2**20
 
 def why_not_sharded(model: nn.Module) -> str | None:
     """What of a network needs all rows of a micro-batch on one rank, in words; None where nothing does."""
-    live = Network(model).norms
-    if live:
-        return f"{next(iter(live))} is BatchNorm, whose statistics are those of a whole micro-batch; GroupNorm has none"
     for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and not is_frozen(module) and type(module) not in PLAIN:
+            return f"{name} is {type(module).__name__}, a BatchNorm of its own kind; torch's go, and GroupNorm"
         chance = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
         if isinstance(chance, float) and chance > 0:
             return f"{name} drops out values at random, which would differ with the number of workers"
+    for name, value in model.named_parameters():
+        if value.dim() == 0 or not value.is_contiguous():
+            return f"{name} is {'a scalar' if value.dim() == 0 else 'not contiguous'}, which cannot be cut into parts"
     return None
 
 
@@ -44,24 +48,31 @@ class ShardedNetwork(Network):
     """Runs one module whose parameters are sharded; collective in every pass.
 
     Args:
-        model: The module, on this rank's device, with the same values on every rank; it is sharded in place.
+        model: The module, on the CPU, with the same values on every rank. It is changed in place: its parameters move
+            to the device block by block, and BatchNorm layers sum their statistics over the ranks.
         micro_batch_size: m.
+        device: This rank's.
 
     Raises:
         ValueError: The network cannot be shared out; see `why_not_sharded`.
     """
 
-    def __init__(self, model: nn.Module, micro_batch_size: int) -> None:
+    def __init__(self, model: nn.Module, micro_batch_size: int, device: torch.device) -> None:
         if (reason := why_not_sharded(model)) is not None:
             raise ValueError(reason)
+        share_statistics(model)
         super().__init__(model)
         self.micro_batch_size = micro_batch_size
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        device = next(model.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where fully_shard puts what it is given
         mesh = init_device_mesh(device.type, (self.world_size,))
         for block in blocks(model):
             fully_shard(block, mesh=mesh)
         self._root: FSDPModule = fully_shard(model, mesh=mesh)
+        for module in model.modules():  # what belongs to no block
+            for name, value in module.named_buffers(recurse=False):
+                setattr(module, name, value.to(device))
         self._own = dict(model.named_parameters())
         self._device = device
 
@@ -77,19 +88,17 @@ class ShardedNetwork(Network):
     def train(
         self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor, seed: int
     ) -> tuple[Tensor, Tensors]:
-        """Logits of this rank's rows in training mode; there are no statistics."""
-        del buffers  # they never change, and are the module's own
+        """Logits of this rank's rows in training mode, and the statistics of all ranks' rows."""
         with torch.no_grad():
             for name, value in parameters.items():
                 self._own[name].copy_(value)
-        self.model.train()
-        self.hold_frozen()
-        with seeded(seed, inputs.device):
-            logits: Tensor = self.model(inputs)
+        # Frozen parameters are in the module already, and never change.
+        plain = {name: value for name, value in buffers.items() if not isinstance(value, DTensor)}
+        logits, statistics = super().train({}, plain, inputs, seed)
         if not torch.is_grad_enabled():
             # Without a backward pass the root's parameters would stay gathered, and the next pass see these.
             self._root.reshard()
-        return logits, {}
+        return logits, statistics
 
     def gradient(
         self,
@@ -127,6 +136,14 @@ class ShardedNetwork(Network):
         return State(
             **{kind: {name: part(name, value) for name, value in tensors.items()} for kind, tensors in state.parts()}
         )
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Let live BatchNorm layers normalise with the statistics of all ranks' rows; frozen ones stay."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and type(child) in PLAIN and not is_frozen(child):
+                setattr(parent, name, SharedBatchNorm(child))
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

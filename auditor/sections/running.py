@@ -71,6 +71,10 @@ class Resources(Section):
 
     train_workers: PositiveInt = 1
     """Training workers."""
+    sharded: bool = False
+    """Share parameters, gradients and the optimizer's moments out over the training workers (FSDP2), for a model that
+    does not fit on one; the trained model is the same up to rounding. Not with dropout, or a variant of SAM that looks
+    at all parameters or samples at once (`sparse_sam`, `esam`, `reweighted_sam`)."""
     score_actors: PositiveInt = 1
     """Scoring actors."""
     cpus_per_worker: PositiveInt = 1

@@ -38,9 +38,6 @@ def _named(name: str) -> Callable[[Any], Any]:
     return lambda raw: {"name": name, **raw} if isinstance(raw, dict) else raw
 
 
-_OF_THE_WHOLE = ("sparse_sam", "esam", "reweighted_sam")
-
-
 class Train(Section):
     """SAM training."""
 
@@ -58,10 +55,6 @@ class Train(Section):
     """The base optimizer; without a name, `sgd`."""
     perturbation: Annotated[Perturbation, Field(discriminator="name"), BeforeValidator(_named("sam"))] = SAM()
     """The variant of SAM; without a name, `sam`."""
-    sharded: bool = False
-    """Share parameters, gradients and the optimizer's moments out over the training workers (FSDP2), for a model that
-    does not fit on one; the trained model is the same up to rounding. Not with live BatchNorm, dropout, or a variant of
-    SAM that looks at all parameters or samples at once (`sparse_sam`, `esam`, `reweighted_sam`)."""
     checkpoints: Annotated[int, Field(ge=2)] = 10
     """Checkpoints spread evenly over training, the initial and the final state among them."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
@@ -74,15 +67,6 @@ class Train(Section):
     def _micro_batches_fill_the_batch(self) -> Train:
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
-        return self
-
-    @model_validator(mode="after")
-    def _sharding_keeps_the_objective(self) -> Train:
-        if self.sharded and self.perturbation.name in _OF_THE_WHOLE:
-            raise ValueError(
-                f"sharded does not go with perturbation {self.perturbation.name}, which looks at all parameters or all "
-                "samples of a micro-batch at once"
-            )
         return self
 
 

@@ -46,11 +46,20 @@ KINDS = {
     },
     "look-sam": {"perturbation": {"name": "look_sam", "period": 3}},
     "momentum-sam": {"perturbation": {"name": "momentum_sam"}},
+    "batch-norm": {"model": "batch-norm"},
+    "frozen-batch-norm": {"model": "frozen-batch-norm"},
 }
 
 
-def audit_of(path, sharded, **train):
-    return config(path, **{**CHANGES, "train": {**TRAIN, "sharded": sharded, **train}})
+MODELS = {
+    "batch-norm": {"model": {"name": "small_cnn", "args": {"widths": [4, 6]}}},
+    "frozen-batch-norm": {"model": {"name": "small_cnn", "args": {"widths": [4, 6]}, "frozen": ["1.*"]}},
+}
+
+
+def audit_of(path, sharded, model=None, **train):
+    resources = {**CHANGES["resources"], "sharded": sharded}
+    return config(path, **{**CHANGES, **MODELS.get(model, {}), "resources": resources, "train": {**TRAIN, **train}})
 
 
 def _train(rank, audit):
@@ -180,8 +189,12 @@ def test_large_modules_are_gathered_by_themselves_and_attention_as_a_whole():
 
 
 def test_networks_that_need_a_whole_micro_batch_are_refused_by_the_layers_name():
-    norm = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    assert "1 is BatchNorm" in why_not_sharded(norm)
+    class Own(nn.BatchNorm2d):
+        pass
+
+    assert why_not_sharded(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))) is None
+    norm = nn.Sequential(nn.Conv2d(1, 4, 3), Own(4))
+    assert "1 is Own, a BatchNorm of its own kind" in why_not_sharded(norm)
     for parameter in norm[1].parameters():
         parameter.requires_grad_(False)
     assert why_not_sharded(norm) is None
@@ -191,11 +204,12 @@ def test_networks_that_need_a_whole_micro_batch_are_refused_by_the_layers_name()
 
 
 def test_what_cannot_be_sharded_is_refused_before_training():
-    audit = config("x", **{**CHANGES, "model": {"name": "resnet"}, "train": {**TRAIN, "sharded": True}})
-    with pytest.raises(InputError, match=r"train\.sharded does not go with model\.name 'resnet': .* is BatchNorm"):
-        check_model(audit, (1, 8, 8), 10)
+    model = {"name": "mlp", "args": {"hidden": [7], "dropout": 0.1}}
+    audit = config("x", **{**CHANGES, "model": model, "resources": {"sharded": True}})
+    with pytest.raises(InputError, match=r"resources\.sharded does not go with model\.name 'mlp': .* drops out"):
+        check_model(audit, (64,), 10)
     raw = {"run": "x", "data": {"source": {"kind": "digits"}}}
-    with pytest.raises(InputError, match="sharded does not go with perturbation esam"):
-        parse_config({**raw, "train": {"sharded": True, "perturbation": {"name": "esam"}}})
+    with pytest.raises(InputError, match=r"resources\.sharded does not go with train\.perturbation esam"):
+        parse_config({**raw, "train": {"perturbation": {"name": "esam"}}, "resources": {"sharded": True}})
     with pytest.raises(InputError, match=r"the 4 workers of resources\.train_workers share out every micro-batch"):
-        parse_config({**raw, "train": {"sharded": True, "micro_batch_size": 2}, "resources": {"train_workers": 4}})
+        parse_config({**raw, "train": {"micro_batch_size": 2}, "resources": {"sharded": True, "train_workers": 4}})

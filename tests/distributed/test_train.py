@@ -33,9 +33,7 @@ def kill_one_worker_when_half_done(run, killed):
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
 def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(sharded, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    settings = {"train": {**TRAIN, "sharded": sharded}, "resources": RESOURCES}
-    if sharded:
-        settings["model"] = {"name": "mlp"}
+    settings = {"train": TRAIN, "resources": {**RESOURCES, "sharded": sharded}}
     whole = config(tmp_path / "whole", **settings)
     prepare(whole, RunFolder(whole.run))
     train_in_processes(whole, 2)
@@ -64,4 +62,4 @@ def test_a_killed_worker_leaves_no_trace_in_weights_or_ledger(sharded, tmp_path,
     run_on_workers(disturbed, run, ["train"])
     assert Manifest.read(run) == manifest
     with pytest.raises(InputError, match="another training"):
-        run_on_workers(config(run, **{**settings, "train": {**settings["train"], "epochs": 41}}), run, ["train"])
+        run_on_workers(config(run, **{**settings, "train": {**TRAIN, "epochs": 41}}), run, ["train"])
