@@ -19,7 +19,7 @@ from auditor.influence import (
 )
 from auditor.models import build_model
 from auditor.sam import MicroBatch, Network, State, make_perturbation, prepared
-from auditor.sam.sharded import why_not_sharded
+from auditor.sam.sharded import why_not_sharded, why_rows_cannot_part
 from auditor.sam.step import sam_micro_batch
 
 _ROWS = 4
@@ -61,6 +61,8 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"model.name {name!r} returns {found} for {size} samples, expected logits [{size}, {classes}]")
     try:
+        if config.resources.sharded and (reason := why_rows_cannot_part(network, inputs)) is not None:
+            raise InputError(f"resources.sharded does not go with model.name {name!r}: {reason}")
         _train(config, network, batch)
         _differentiate(config, network, batch)
     except InputError:

@@ -8,6 +8,7 @@ that of whole parameters, where each rank computes micro-batches of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -28,6 +29,8 @@ from auditor.sam.state import State
 
 _LEAST = 2**20
 """Parameters that are gathered at a time, at least: many small messages would cost more than they save."""
+_SEEDS = range(8)
+"""Tried to find out whether a network draws random numbers."""
 
 
 def why_not_sharded(model: nn.Module) -> str | None:
@@ -42,6 +45,33 @@ def why_not_sharded(model: nn.Module) -> str | None:
         if value.dim() == 0 or not value.is_contiguous():
             return f"{name} is {'a scalar' if value.dim() == 0 else 'not contiguous'}, which cannot be cut into parts"
     return None
+
+
+def why_rows_cannot_part(network: Network, inputs: Tensor) -> str | None:
+    """What in training would depend on how a micro-batch's rows are shared out, found by trying some; None if nothing.
+
+    Args:
+        network: Not sharded.
+        inputs: A few rows, [n, ...].
+
+    Returns:
+        In words. Samples that act on each other are found in networks without live BatchNorm alone.
+    """
+    parameters, buffers = network.parameters(), network.buffers()
+
+    def logits(rows: Tensor, seed: int = 0) -> Tensor:
+        return network.train(parameters, buffers, rows, seed)[0]
+
+    with torch.no_grad():
+        together = logits(inputs)
+        if not all(torch.equal(together, logits(inputs, seed)) for seed in _SEEDS):
+            return "training draws random numbers, which would differ with the number of workers"
+        if network.norms or len(inputs) < 2:
+            return None
+        parts = torch.cat([logits(part) for part in inputs.tensor_split(2)])
+    if torch.allclose(together, parts, rtol=1e-3, atol=1e-3 * float(together.abs().max())):
+        return None
+    return "samples of a micro-batch act on each other, which workers that share it out could not see"
 
 
 class ShardedNetwork(Network):
@@ -73,7 +103,7 @@ class ShardedNetwork(Network):
         for module in model.modules():  # what belongs to no block
             for name, value in module.named_buffers(recurse=False):
                 setattr(module, name, value.to(device))
-        self._own = dict(model.named_parameters())
+        self._own: dict[str, Tensor] = dict(model.named_parameters())
         self._device = device
 
     def rows(self, rows: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -126,15 +156,20 @@ class ShardedNetwork(Network):
             state: On any device, as a checkpoint is read.
         """
 
-        def part(name: str, value: Tensor) -> Tensor:
-            owner = next((own for own in self._own if name == own or name.endswith(f".{own}")), None)
-            if owner is None or not isinstance(like := self._own[owner], DTensor):
+        def part(kind: str, name: str, value: Tensor) -> Tensor:
+            like: Tensor | None = self._own.get(name)
+            if like is None and kind == "memory":  # a prefix and a parameter's name
+                like = self._own.get(name.partition(".")[2])
+            if not isinstance(like, DTensor):
                 return value.to(self._device)
             # Every rank cuts its part out of what it has; nothing is sent.
             return distribute_tensor(value.to(self._device), like.device_mesh, like.placements, src_data_rank=None)
 
         return State(
-            **{kind: {name: part(name, value) for name, value in tensors.items()} for kind, tensors in state.parts()}
+            **{
+                kind: {name: part(kind, name, value) for name, value in tensors.items()}
+                for kind, tensors in state.parts()
+            }
         )
 
 
@@ -150,9 +185,15 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     """Modules below the root whose parameters are gathered together, innermost first.
 
     A module is one where what is not gathered in it already comes to `_LEAST` parameters. Lists of modules have no
-    forward pass in which they could be gathered, and attention reads its layers' weights without calling them.
+    forward pass in which they could be gathered, and attention reads its layers' weights without calling them. Weights
+    that are tied to others outside a module stay with what is around both.
     """
     found: list[nn.Module] = []
+    uses = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
+
+    def is_tied(module: nn.Module) -> bool:
+        own = Counter(id(value) for _, value in module.named_parameters(remove_duplicate=False))
+        return any(uses[key] > count for key, count in own.items())
 
     def visit(module: nn.Module) -> int:
         """Parameters that are still to be gathered."""
@@ -160,7 +201,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.MultiheadAttention):
             return sum(value.numel() for value in module.parameters())
         below = own + sum(visit(child) for child in module.children())
-        if below < _LEAST or module is model or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        if below < _LEAST or module is model or isinstance(module, (nn.ModuleList, nn.ModuleDict)) or is_tied(module):
             return below
         found.append(module)
         return 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from auditor.config import parse_config
+from auditor.config import _OF_THE_WHOLE, parse_config
 from auditor.data import prepare
 from auditor.distributed.division import divide
 from auditor.distributed.loop import run_training
@@ -18,6 +18,7 @@ from auditor.distributed.scoring_inputs import prepare_scoring
 from auditor.distributed.sweep import sweep
 from auditor.errors import InputError
 from auditor.model_check import check_model
+from auditor.sam import VARIANTS
 from auditor.sam.sharded import blocks, why_not_sharded
 from auditor.storage import RunFolder
 from auditor.trajectory import Manifest, TrajectoryReader
@@ -46,6 +47,8 @@ KINDS = {
     },
     "look-sam": {"perturbation": {"name": "look_sam", "period": 3}},
     "momentum-sam": {"perturbation": {"name": "momentum_sam"}},
+    "obf": {"perturbation": {"name": "obf"}},
+    "p-3": {"perturbation": {"name": "sam", "p": 3.0}},
     "batch-norm": {"model": "batch-norm"},
     "frozen-batch-norm": {"model": "frozen-batch-norm"},
 }
@@ -201,6 +204,50 @@ def test_networks_that_need_a_whole_micro_batch_are_refused_by_the_layers_name()
     assert "0 drops out" in why_not_sharded(nn.Sequential(nn.Dropout(0.1)))
     assert why_not_sharded(nn.Sequential(nn.Dropout(0.0), nn.MultiheadAttention(8, 2))) is None
     assert "0 drops out" in why_not_sharded(nn.Sequential(nn.MultiheadAttention(8, 2, dropout=0.1)))
+
+
+def test_every_variant_is_tried_or_refused():
+    tried = {kind.get("perturbation", {}).get("name", "sam") for kind in KINDS.values()}
+    assert tried | set(_OF_THE_WHOLE) == set(VARIANTS)
+
+
+def test_weights_that_are_tied_are_gathered_with_what_is_around_both():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.alone = (nn.Linear(1024, 1024) for _ in range(3))
+            self.second.weight = self.first.weight
+
+    model = Tied()
+    assert blocks(model) == [model.alone]
+
+
+class Hidden(nn.Module):
+    """A layer whose doing in training no name tells."""
+
+    def __init__(self, num_classes: int, what: str) -> None:
+        super().__init__()
+        self.linear, self.what = nn.Linear(64, num_classes), what
+
+    def forward(self, inputs):
+        logits = self.linear(inputs.flatten(1))
+        if self.training and self.what == "random":
+            return nn.functional.dropout(logits, 0.1)
+        return logits - logits.mean(0) if self.training and self.what == "mixing" else logits
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("random", "training draws random numbers"), ("mixing", "samples of a micro-batch act on each other"), ("", None)],
+)
+def test_what_only_a_trial_can_tell_is_refused_before_any_worker_starts(what, message):
+    model = {"name": "tests.distributed.test_sharded:Hidden", "args": {"what": what}}
+    audit = config("x", **{**CHANGES, "model": model, "resources": {"sharded": True}})
+    if message is None:
+        check_model(audit, (1, 8, 8), 10)
+        return
+    with pytest.raises(InputError, match=f"resources.sharded does not go with model.name 'tests.*': {message}"):
+        check_model(audit, (1, 8, 8), 10)
 
 
 def test_what_cannot_be_sharded_is_refused_before_training():
