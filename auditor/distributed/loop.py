@@ -178,7 +178,7 @@ def run_training(
 
     recorder = TrajectoryRecorder(run, manifest)
     restored = recorder.restore()
-    state = division.placed(restored or initial_state(config, run, Network(new_model(config, dataset)), perturbation))
+    state = division.placed(restored or initial_state(config, run, network, perturbation))
     if restored is None:
         recorder.checkpoint(0, state)
     planned = frozenset(manifest.checkpoint_steps)

@@ -150,16 +150,18 @@ class ShardedNetwork(Network):
         return gradient, logits.detach(), statistics
 
     def distribute(self, state: State) -> State:
-        """This rank's part of a whole state that every rank has.
+        """This rank's part of a state.
 
         Args:
-            state: On any device, as a checkpoint is read.
+            state: Whole on every rank and on any device, as a checkpoint is read; parts of it may be in place already.
         """
 
         def part(kind: str, name: str, value: Tensor) -> Tensor:
             like: Tensor | None = self._own.get(name)
             if like is None and kind == "memory":  # a prefix and a parameter's name
                 like = self._own.get(name.partition(".")[2])
+            if isinstance(value, DTensor):
+                return value
             if not isinstance(like, DTensor):
                 return value.to(self._device)
             # Every rank cuts its part out of what it has; nothing is sent.
