@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Past, Perturbation, Tensors
+from auditor.sam.perturbation import Past, Perturbation, Tensors, zeros
 from auditor.sam.state import State
 from auditor.sam.step import MicroBatch, first_pass
 
@@ -38,7 +36,7 @@ def perturbed_parameters(
     Returns:
         Parameters; the derivatives of a sample's loss there along ∇f(θ_T) are what GIF sums, weighted by W.
     """
-    mean = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
+    mean = zeros(state.parameters)
     seed = 0
     for batch in batches:
         found = first_pass(network, state.parameters, state.buffers, batch, perturbation)

@@ -20,9 +20,9 @@ from torch.func import jvp
 
 from auditor.influence.replay import micro_batch_hessian
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses
+from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses, zeros
 from auditor.sam.state import State
-from auditor.sam.step import MicroBatch, ascent_batch, first_pass, look, micro_batch_pass, selection_after
+from auditor.sam.step import MicroBatch, ascent_batch, first_pass, micro_batch_pass, probed, selection_after
 
 
 def micro_batch_pushforward(
@@ -49,7 +49,7 @@ def micro_batch_pushforward(
         Of the parameters' names and shapes.
     """
     parameters, past = dict(state.parameters), Past(state.memory, batch.seed)
-    still = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    still = zeros(parameters)
     first = first_pass(network, parameters, state.buffers, batch, perturbation)
     gradient = first.gradient
     gradient_moved = {name: still[name] for name in gradient}
@@ -95,8 +95,7 @@ def _first_moved(
     parameters, buffers, reweighting = state.parameters, state.buffers, perturbation.reweighting
     weighed = ascent_batch(network, parameters, buffers, batch, perturbation)
     if reweighting is not None:
-        points = [parameters, reweighting.probe(parameters, batch.seed)]
-        losses = [look(network, at, buffers, batch).losses for at in points]
+        points, losses = probed(network, parameters, buffers, batch, reweighting)
         losses_moved = [
             torch.zeros_like(batch.weights)
             if moved is None
@@ -118,10 +117,7 @@ def _moved(
     loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
 ) -> Tensors:
     """The movement of the gradient at a point that moves by a tangent, the weights moving too."""
-    if by is None:
-        found = {name: torch.zeros_like(value) for name, value in at.items()}
-    else:
-        found = micro_batch_hessian(network, at, buffers, batch, by, loss_of)[0]
+    found = zeros(at) if by is None else micro_batch_hessian(network, at, buffers, batch, by, loss_of)[0]
     if weights is None:
         return found
     weighed = micro_batch_pass(network, at, buffers, replace(batch, weights=weights), loss_of).gradient

@@ -32,9 +32,9 @@ from auditor.influence.double_backward import CheapDoubleBackward
 from auditor.sam.adamw import AdamW, direction_between
 from auditor.sam.network import Network
 from auditor.sam.optimizer import Optimizer, optimizer_step
-from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses
+from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses, zeros
 from auditor.sam.state import State
-from auditor.sam.step import MicroBatch, ascent_batch, look, micro_batch_pass, selection_after
+from auditor.sam.step import MicroBatch, ascent_batch, look, micro_batch_pass, probed, selection_after
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Cotangent:
     @classmethod
     def final(cls, gradient: Tensors, state: State) -> Cotangent:
         """At the end of training, ∇f(θ_T): f sees nothing of the state but its parameters."""
-        return cls(gradient, *(_zeros(tensors) for tensors in (state.momentum, state.second, state.memory)))
+        return cls(gradient, *(zeros(tensors) for tensors in (state.momentum, state.second, state.memory)))
 
     def parts(self) -> list[tuple[str, Tensors]]:
         """Its fields by name."""
@@ -160,14 +160,14 @@ def micro_batch_pullback(
         select = selection_after(perturbation, first.losses)
         second = _Pass(network, perturbed, state.buffers, batch, selection=select)
     _, pull_descent, *_ = vjp(descend, first.gradient, second.gradient, memory)
-    toward_first, toward_second, before = pull_descent((toward, toward_memory or _zeros(memory)))
+    toward_first, toward_second, before = pull_descent((toward, toward_memory or zeros(memory)))
     if not perturbation.perturbs:
         # Both are the same gradient.
         curved, direct = first.along({name: value + toward_first[name] for name, value in toward_second.items()})
-        return Pullback(curved, _zeros(curved), direct, torch.zeros_like(direct), before)
+        return Pullback(curved, zeros(curved), direct, torch.zeros_like(direct), before)
     curved, direct = second.along(toward_second)
     if held:
-        return Pullback(curved, _zeros(curved), direct, torch.zeros_like(direct), before)
+        return Pullback(curved, zeros(curved), direct, torch.zeros_like(direct), before)
     through_parameters, through_gradient, through_memory = pull_ascent(curved)
     bent, indirect = first.along({name: value + toward_first[name] for name, value in through_gradient.items()})
     through = {name: through_parameters[name] + value for name, value in bent.items()}
@@ -238,13 +238,12 @@ class _FirstPass:
     def along(self, direction: Tensors) -> tuple[Tensors, Tensor]:
         """What ⟨g, v⟩ moves by with θ, and with each sample's weight, [m]."""
         if self._pass is None:
-            return _zeros(self._state.parameters), torch.zeros_like(self._batch.weights)
+            return zeros(self._state.parameters), torch.zeros_like(self._batch.weights)
         curved, weights = self._pass.along(direction)
         if self._reweighting is None:
             return curved, weights
         state, batch = self._state, self._batch
-        points = [state.parameters, self._reweighting.probe(state.parameters, batch.seed)]
-        losses = [look(self._network, at, state.buffers, batch).losses for at in points]
+        points, losses = probed(self._network, state.parameters, state.buffers, batch, self._reweighting)
         _, pull, *_ = vjp(self._reweighting.weights, batch.weights, *losses)
         own, *toward = pull(weights)
         for at, cotangent in zip(points, toward, strict=True):
@@ -260,9 +259,7 @@ def _optimizer_pullback(
 ) -> tuple[Cotangent, Tensors]:
     """The base optimizer's part: the cotangent of the state with the gradient held, and v, that of the gradient."""
     # SGD's step is linear in state and gradient: its derivative does not depend on what the gradient was.
-    gradient = (
-        direction_between(before, after, optimizer) if isinstance(optimizer, AdamW) else _zeros(before.parameters)
-    )
+    gradient = direction_between(before, after, optimizer) if isinstance(optimizer, AdamW) else zeros(before.parameters)
 
     def step(parameters: Tensors, momentum: Tensors, second: Tensors, gradient: Tensors) -> tuple[Tensors, ...]:
         moved = optimizer_step(State(parameters, momentum, {}, second), gradient, optimizer)
@@ -271,7 +268,3 @@ def _optimizer_pullback(
     _, pull, *_ = vjp(step, before.parameters, before.momentum, before.second, gradient)
     *held, toward = pull((cotangent.parameters, cotangent.momentum, cotangent.second))
     return Cotangent(*held), toward
-
-
-def _zeros(tensors: Mapping[str, Tensor]) -> Tensors:
-    return {name: torch.zeros_like(value) for name, value in tensors.items()}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from auditor.sam.adamw import AdamW, adamw_step
-from auditor.sam.perturbation import Tensors
+from auditor.sam.perturbation import Tensors, zeros
 from auditor.sam.sgd import SGD, sgd_step
 from auditor.sam.state import State
 
@@ -41,4 +40,4 @@ def second_moment(settings: Mapping[str, Any], parameters: Mapping[str, Tensor])
     """The second moment before training: zeros for AdamW, nothing for SGD."""
     if settings["name"] != "adamw":
         return {}
-    return {name: torch.zeros_like(value) for name, value in parameters.items()}
+    return zeros(parameters)

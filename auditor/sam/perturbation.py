@@ -113,6 +113,19 @@ class Perturbation:
         return self if self.turns is None else self.turns(step)
 
 
+def zeros(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Zeros of the tensors' names and shapes."""
+    return {name: torch.zeros_like(value) for name, value in tensors.items()}
+
+
+def orthogonal(tensors: Mapping[str, Tensor], to: Mapping[str, Tensor]) -> Tensors:
+    """What is left of tensors at right angles to others of the same names and shapes; all of it where those vanish."""
+    unit = inverse(global_norm(to.values()))
+    along = {name: unit * value for name, value in to.items()}
+    component = torch.stack([(tensors[name] * value).sum() for name, value in along.items()]).sum()
+    return {name: tensors[name] - component * value for name, value in along.items()}
+
+
 def global_norm(tensors: Iterable[Tensor], order: float = 2.0) -> Tensor:
     """The vector norm of all entries together, as a scalar tensor."""
     norms = torch.stack([torch.linalg.vector_norm(tensor, order) for tensor in tensors])

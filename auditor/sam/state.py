@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Tensors
+from auditor.sam.perturbation import Tensors, zeros
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class State:
     def initial(cls, network: Network) -> State:
         """The state before training by SGD and a variant without a memory: the module's own weights, no momentum."""
         parameters = network.parameters()
-        momentum = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        return cls(parameters, momentum, network.buffers())
+        return cls(parameters, zeros(parameters), network.buffers())
 
     def to(self, device: torch.device) -> State:
         """The same state on a device."""

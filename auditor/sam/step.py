@@ -21,7 +21,7 @@ from torch import Tensor
 
 from auditor.sam.network import Network
 from auditor.sam.optimizer import Optimizer, optimizer_step, second_moment
-from auditor.sam.perturbation import Past, Perturbation, Tensors, global_norm, sample_losses
+from auditor.sam.perturbation import Past, Perturbation, Reweighting, Tensors, global_norm, sample_losses
 from auditor.sam.state import State
 
 
@@ -159,10 +159,20 @@ def ascent_batch(
     """The micro-batch with the weights that its samples have in the ascent."""
     if perturbation.reweighting is None:
         return batch
-    own = look(network, parameters, buffers, batch).losses
-    probe = perturbation.reweighting.probe(parameters, batch.seed)
-    beside = look(network, probe, buffers, batch).losses
-    return replace(batch, weights=perturbation.reweighting.weights(batch.weights, own, beside))
+    _, losses = probed(network, parameters, buffers, batch, perturbation.reweighting)
+    return replace(batch, weights=perturbation.reweighting.weights(batch.weights, *losses))
+
+
+def probed(
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    reweighting: Reweighting,
+) -> tuple[list[Mapping[str, Tensor]], list[Tensor]]:
+    """What a reweighting looks at: θ and the probe beside it, and the losses [m] at each."""
+    points = [parameters, reweighting.probe(parameters, batch.seed)]
+    return points, [look(network, at, buffers, batch).losses for at in points]
 
 
 def first_pass(

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from auditor.sam.perturbation import Perturbation, Tensors, forgetful, global_norm, inverse
+from auditor.sam.perturbation import Perturbation, Tensors, forgetful, orthogonal
 from auditor.sam.variants.sam import sam_ascent
 
 
@@ -36,7 +35,5 @@ def gsam_descent(gradient: Mapping[str, Tensor], perturbed: Mapping[str, Tensor]
     Returns:
         The direction; g_⊥ is g where G vanishes.
     """
-    unit = inverse(global_norm(perturbed.values()))
-    along = {name: unit * value for name, value in perturbed.items()}
-    component = torch.stack([(gradient[name] * value).sum() for name, value in along.items()]).sum()
-    return {name: value - alpha * (gradient[name] - component * along[name]) for name, value in perturbed.items()}
+    aside = orthogonal(gradient, perturbed)
+    return {name: value - alpha * aside[name] for name, value in perturbed.items()}

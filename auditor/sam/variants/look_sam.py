@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from auditor.sam.perturbation import Past, Perturbation, Tensors, forgetful, global_norm, inverse
+from auditor.sam.perturbation import Past, Perturbation, Tensors, forgetful, global_norm, inverse, orthogonal, zeros
 from auditor.sam.variants.sam import sam_ascent
 
 
@@ -28,8 +27,8 @@ def look_sam(rho: float, alpha: float = 0.7, period: int = 5) -> Perturbation:
         ascent = forgetful(partial(sam_ascent, rho=rho))
         if step % period:
             descent = partial(looking_descent, alpha=alpha)
-            return Perturbation(ascent, descent, initial_memory=no_sharpness, remember=kept, perturbs=False, turns=turn)
-        return Perturbation(ascent, initial_memory=no_sharpness, remember=forgetful(sharpness), turns=turn)
+            return Perturbation(ascent, descent, initial_memory=zeros, remember=kept, perturbs=False, turns=turn)
+        return Perturbation(ascent, initial_memory=zeros, remember=forgetful(sharpness), turns=turn)
 
     return turn(0)
 
@@ -63,18 +62,10 @@ def sharpness(gradient: Mapping[str, Tensor], perturbed: Mapping[str, Tensor]) -
     Returns:
         What `past` holds at the next step; G where g vanishes.
     """
-    unit = inverse(global_norm(gradient.values()))
-    along = {name: unit * value for name, value in gradient.items()}
-    component = torch.stack([(perturbed[name] * value).sum() for name, value in along.items()]).sum()
-    return {name: perturbed[name] - component * value for name, value in along.items()}
+    return orthogonal(perturbed, gradient)
 
 
 def kept(gradient: Mapping[str, Tensor], perturbed: Mapping[str, Tensor], past: Past) -> Tensors:
     """S as it is."""
     del gradient, perturbed
     return dict(past.memory)
-
-
-def no_sharpness(parameters: Mapping[str, Tensor]) -> Tensors:
-    """Zero."""
-    return {name: torch.zeros_like(value) for name, value in parameters.items()}

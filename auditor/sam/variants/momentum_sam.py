@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from auditor.sam.perturbation import Past, Perturbation, Tensors
+from auditor.sam.perturbation import Past, Perturbation, Tensors, zeros
 from auditor.sam.variants.sam import sam_ascent
 
 
@@ -26,7 +25,7 @@ def momentum_sam(rho: float, momentum: float = 0.9) -> Perturbation:
     """SAM that ascends against the momentum."""
     return Perturbation(
         partial(momentum_ascent, rho=rho),
-        initial_memory=no_momentum,
+        initial_memory=zeros,
         remember=partial(next_momentum, momentum=momentum),
         ascends_gradient=False,
     )
@@ -66,8 +65,3 @@ def next_momentum(
     """
     del gradient
     return {name: momentum * past.memory[name] + value for name, value in perturbed.items()}
-
-
-def no_momentum(parameters: Mapping[str, Tensor]) -> Tensors:
-    """A momentum of zero."""
-    return {name: torch.zeros_like(value) for name, value in parameters.items()}

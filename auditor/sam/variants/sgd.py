@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from auditor.sam.perturbation import Perturbation, Tensors, forgetful
+from auditor.sam.perturbation import Perturbation, Tensors, forgetful, zeros
 
 
 def sgd() -> Perturbation:
@@ -18,4 +17,4 @@ def sgd() -> Perturbation:
 def no_ascent(parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> Tensors:
     """Zero, of the parameters' names and shapes."""
     del gradient
-    return {name: torch.zeros_like(value) for name, value in parameters.items()}
+    return zeros(parameters)
