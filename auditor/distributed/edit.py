@@ -204,7 +204,7 @@ class _Editor:
 
     def _ekfac(self, damping: float) -> Movement:
         trained = self.trained
-        point = trained.point(trained.manifest.steps)
+        point = trained.final
         every = np.full(len(self.rows), 1.0 / trained.manifest.rows)
         right = weighted_gradient(trained.network, trained.precise, point, self._weighed(self.rows, every))
         shift = trained.decay + damping

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.data import Dataset
-from auditor.distributed.computing import set_up
 from auditor.distributed.explain_inputs import Explaining, Images, Retrained, Sensitivity
 from auditor.distributed.remarks import pass_on
-from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
+from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved, set_up_before
 from auditor.distributed.shared import share_tensors
 from auditor.errors import StageError
 from auditor.fidelity.agreement import FEWEST, spearman
@@ -191,7 +190,7 @@ def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[r
     Computed where the accelerators are; without any, here.
     """
     if not config.resources.gpus_per_worker:
-        set_up(config.resources.cpus_per_worker)
+        set_up_before(config)
         explaining = Explaining(config, run, device_of(config))
         share_tensors()
         return explaining.images, explaining.retrained, [ray.put(part) for part in explaining.parts()]

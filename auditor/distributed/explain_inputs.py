@@ -84,7 +84,7 @@ class Explaining:
 
     def __init__(self, config: Config, run: RunFolder, device: torch.device) -> None:
         self._trained = TrainedRun(config, run, device)
-        self._point = self._trained.point(self._trained.manifest.steps)
+        self._point = self._trained.final
         self.images = _images(self._trained, self._point, config.explain.images)
         self.retrained = _retrained(run, self.images)
 

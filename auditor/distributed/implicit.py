@@ -173,7 +173,7 @@ def _add_ekfac(
     if "ekfac" in config.score.methods:
         started = time.monotonic()
         solutions = factors.solve(gradient, shifts, config.hif.tolerance)
-        point = trained.point(manifest.steps)
+        point = trained.final
         vectors = [vector for vector, _ in solutions]
         directions = Directions.along(trained.precise, point.parameters, point.buffers, vectors)
         along = Derivatives(trained.network, [directions])

@@ -33,6 +33,16 @@ def places(asked: Mapping[str, float], machines: Sequence[Mapping[str, float]]) 
     )
 
 
+def threads_alone(resources: Resources, cpus: int) -> int:
+    """Threads of work that is done before the scoring actors start: all of theirs that its machine has.
+
+    Args:
+        resources: What the audit asks for.
+        cpus: Of the machine.
+    """
+    return max(resources.cpus_per_worker, min(resources.cpus_per_worker * resources.score_actors, cpus))
+
+
 def lack(resources: Resources, machines: Sequence[Mapping[str, float]]) -> str | None:
     """In words, what an audit asks for and what there is; None where there is enough.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from auditor.data import Dataset, inputs_of_batch
 from auditor.distributed.computing import set_up
 from auditor.distributed.loop import dtype_of, new_model
 from auditor.distributed.remarks import remark
-from auditor.distributed.room import worker_resources
+from auditor.distributed.room import threads_alone, worker_resources
 from auditor.errors import StageError
 from auditor.sam import Network
 from auditor.storage import RunFolder
@@ -125,6 +126,14 @@ def over_rows(
 def device_of(config: Config) -> torch.device:
     """Where an actor computes."""
     return torch.device("cuda" if config.resources.gpus_per_worker else "cpu")
+
+
+def set_up_before(config: Config) -> None:
+    """Set this process up for what is computed in it before the actors start: their CPUs are idle until then."""
+    here = ray.get_runtime_context().get_node_id()
+    counted = sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here)
+    # Ray counts what it was told, which can be more than there is.
+    set_up(threads_alone(config.resources, int(min(counted, os.cpu_count() or 1))))
 
 
 def reserved(config: Config) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from auditor.data import Dataset
 from auditor.distributed.computing import set_up
 from auditor.distributed.journal import look_interval
 from auditor.distributed.remarks import pass_on, remark
-from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved
+from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved, set_up_before
 from auditor.distributed.score_files import ScoreFiles
 from auditor.distributed.scoring_inputs import ScoringInputs, prepare_scoring
 from auditor.distributed.shared import share_tensors
@@ -144,12 +144,14 @@ def _prepared(config: Config, run: RunFolder) -> tuple[ray.ObjectRef, dict[str, 
     Computed where the accelerators are; without any, here: that saves a process and its imports.
     """
     if not config.resources.gpus_per_worker:
-        found = _prepare(config, run)
+        set_up_before(config)
+        found = prepare_scoring(config, run, device_of(config))
         share_tensors()
         return ray.put(found), found.evaluation, _columns(config, found)
 
     def remotely() -> tuple[ScoringInputs, tuple[dict[str, Any], list[str]]]:
-        found = _prepare(config, run)
+        set_up(config.resources.cpus_per_worker)
+        found = prepare_scoring(config, run, device_of(config))
         share_tensors()
         return found, (found.evaluation, _columns(config, found))
 
@@ -164,11 +166,6 @@ def _columns(config: Config, prepared: ScoringInputs) -> list[str]:
     """Of the tables that a `Scorer` makes."""
     scores = [*prepared.known, *prepared.weights, *(name for name in _AT_ONCE if name in config.score.methods)]
     return ["sample_id", "label", *in_order(scores), "suggested_label", "suggested_probability"]
-
-
-def _prepare(config: Config, run: RunFolder) -> ScoringInputs:
-    set_up(config.resources.cpus_per_worker)
-    return prepare_scoring(config, run, device_of(config))
 
 
 def _refuse_not_finite(scored: pa.Table) -> None:

@@ -72,7 +72,7 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
     known = {name: values for name, values in read_row_scores(run).items() if base(name) in methods}
     known |= {name: of(trained) for name, of in _RECORDED.items() if name in methods}
     return ScoringInputs(
-        final=trained.point(trained.manifest.steps).to(_CPU),
+        final=trained.final.to(_CPU),
         directions=tuple(some.to(_CPU) for directions, _ in sums for some in directions),
         weights=_side_by_side(sums),
         known=known,
@@ -85,7 +85,8 @@ def _evaluation(trained: TrainedRun) -> dict[str, Any]:
     validation = trained.chunks("validation")
     curve = []
     for step in trained.manifest.checkpoints:
-        measured = evaluate(trained.network, trained.point(step), validation)
+        point = trained.final if step == trained.manifest.steps else trained.point(step)
+        measured = evaluate(trained.network, point, validation)
         curve.append(
             {
                 "step": step,
@@ -94,12 +95,11 @@ def _evaluation(trained: TrainedRun) -> dict[str, Any]:
                 "validation_accuracy": measured.accuracy,
             }
         )
-    final = trained.point(trained.manifest.steps)
-    tested = evaluate(trained.network, final, trained.chunks("test"))
+    tested = evaluate(trained.network, trained.final, trained.chunks("test"))
     return {
         "statistics": trained.config.evaluation.statistics,
         "query": query_name(trained.config.query),
-        "query_loss": trained.query_loss(final),
+        "query_loss": trained.query_loss(trained.final),
         "checkpoints": curve,
         "validation_loss": curve[-1]["validation_loss"],
         "validation_accuracy": curve[-1]["validation_accuracy"],
@@ -163,7 +163,7 @@ def _tracin(trained: TrainedRun) -> _Sums:
 
 def _trak(trained: TrainedRun) -> _Sums:
     """One direction at the end of training; every sample counts alike."""
-    config, point = trained.config, trained.point(trained.manifest.steps)
+    config, point = trained.config, trained.final
     seed = counters.seed_of("trak", config.seed)
     projection = random_projection(point.parameters, config.score.trak_dimensions, seed)
     tangent = trak_tangent(

@@ -112,6 +112,11 @@ class TrainedRun:
         return Point.at(self.precise, state.parameters, state.buffers)
 
     @cached_property
+    def final(self) -> Point:
+        """θ_T with its statistics."""
+        return self.point(self.manifest.steps)
+
+    @cached_property
     def query(self) -> Chunks:
         """The validation rows over which f is the mean loss: those of `config.query`."""
         samples = self.validation
@@ -135,8 +140,7 @@ class TrainedRun:
 
     def validation_gradient(self, point: Point | None = None) -> Tensors:
         """∇f at a point; at θ_T by default."""
-        at = self.point(self.manifest.steps) if point is None else point
-        return query_gradient(self.network, self.precise, at, self.query)
+        return query_gradient(self.network, self.precise, point or self.final, self.query)
 
     def step_sizes(self) -> NDArray[np.float64]:
         """η̄_t / b: what a unit of a sample's gradient at each step moves the final parameters by, [steps]."""

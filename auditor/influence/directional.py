@@ -72,9 +72,9 @@ class Directions:
         cls, precise: PreciseStatistics, parameters: Tensors, buffers: Tensors, tangents: Sequence[Tensors]
     ) -> Directions:
         """Directions of one or more tangents at some parameters."""
-        point = Point.at(precise, parameters, buffers)
-        moving = [precise.pushforward(parameters, buffers, tangent)[1] for tangent in tangents]
-        return cls(point, _stack(tangents), _stack(moving))
+        pushed = [precise.pushforward(parameters, buffers, tangent) for tangent in tangents]
+        point = Point(parameters, buffers, pushed[0][0])
+        return cls(point, _stack(tangents), _stack([moving for _, moving in pushed]))
 
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))

@@ -140,8 +140,10 @@ def _captured(network: Network) -> Iterator[Tensors]:
             del module
             inputs = arguments[0]
             axes = [axis for axis in range(inputs.dim()) if axis != 1]
-            statistics[f"{name}.mean"] = inputs.mean(axes)
-            statistics[f"{name}.var"] = inputs.var(axes, correction=0)
+            mean = inputs.mean(axes, keepdim=True)
+            statistics[f"{name}.mean"] = mean.flatten()
+            # Tensor.var takes seven times as long on a CPU, and its derivative as well.
+            statistics[f"{name}.var"] = (inputs - mean).square().mean(axes)
 
         return hook
 

@@ -85,8 +85,9 @@ class Memory:
             for process in psutil.Process().children(recursive=True):
                 try:
                     if any("MapWorker" in part for part in process.cmdline()):
-                        # What is shared, such as the object store, is nobody's own.
-                        self.most = max(self.most, process.memory_full_info().uss / 2**20)
+                        # Mapped blocks of the object store are nobody's own, though "unique" where one actor reads.
+                        held = process.memory_info()
+                        self.most = max(self.most, (held.rss - held.shared) / 2**20)
                 except psutil.Error:
                     continue
 

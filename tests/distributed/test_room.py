@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from auditor.config import parse_config
-from auditor.distributed.room import lack, places
+from auditor.distributed.room import lack, places, threads_alone
 from auditor.errors import InputError
 from auditor.sections.running import Resources
 
@@ -48,6 +48,19 @@ def test_a_worker_needs_one_machine_with_all_it_asks_for(asked, found):
 )
 def test_what_is_lacking_is_said_with_what_there_is(asked, words):
     assert lack(Resources(**asked), MACHINES) == words
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "threads"),
+    [
+        ({"score_actors": 2, "cpus_per_worker": 3}, 16, 6),
+        ({"score_actors": 8, "cpus_per_worker": 3}, 16, 16),
+        ({"score_actors": 1, "cpus_per_worker": 3}, 16, 3),
+        ({"score_actors": 8, "cpus_per_worker": 3}, 0, 3),
+    ],
+)
+def test_what_precedes_the_actors_has_their_threads_as_far_as_its_machine_has_them(asked, cpus, threads):
+    assert threads_alone(Resources(**asked), cpus) == threads
 
 
 @pytest.mark.parametrize("name", ["CPU", "GPU", "memory"])
