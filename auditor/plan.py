@@ -18,6 +18,7 @@ from auditor import counters
 from auditor.config import Config
 from auditor.data import SPLITS, peek
 from auditor.data.peek import Peek
+from auditor.distributed.computing import set_up
 from auditor.distributed.loop import configured_model
 from auditor.errors import InputError
 from auditor.influence import Derivatives, Directions, PreciseStatistics
@@ -207,14 +208,20 @@ def _measure(
     device = torch.device("cuda" if config.resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
     network.model.to(device)
     before = torch.get_num_threads()
-    torch.set_num_threads(config.resources.cpus_per_worker)
+    set_up(config.resources.cpus_per_worker)
     try:
         parameters, buffers = network.parameters(), network.buffers()
         perturbation = make_perturbation(**config.train.perturbation.model_dump())
         batch = _random_batch(config.train.micro_batch_size, shape, classes, dtype, device)
         activations = _saved_bytes(lambda: micro_batch_pass(network, parameters, buffers, batch))
         state = _initial_state(config, network)
-        micro_batch = _seconds(lambda: sam_micro_batch(network, state, batch, perturbation), device)
+        turns = [perturbation.at(step) for step in range(perturbation.period)]
+
+        def every_turn() -> None:
+            for turn in turns:
+                sam_micro_batch(network, state, batch, turn)
+
+        micro_batch = _seconds(every_turn, device) / len(turns)
         rows = _random_batch(config.score.batch_size, shape, classes, dtype, device)
         directions = Directions.along(PreciseStatistics(network, ()), parameters, buffers, [parameters])
         derivatives = Derivatives(network, [directions])

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from auditor.influence.attention import plain_attention
 from auditor.influence.replay import micro_batch_hessian
 from auditor.sam.network import Network
-from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses, zeros
+from auditor.sam.perturbation import Past, Perturbation, Tensors, Weighing, sample_losses, zeros
 from auditor.sam.state import State
-from auditor.sam.step import MicroBatch, ascent_batch, first_pass, micro_batch_pass, probed, selection_after
+from auditor.sam.step import MicroBatch, descent_weighing, first_pass, look, micro_batch_pass
 
 
 def micro_batch_pushforward(
@@ -54,7 +55,7 @@ def micro_batch_pushforward(
     gradient = first.gradient
     gradient_moved = {name: still[name] for name in gradient}
     if not held and perturbation.ascends_gradient:
-        gradient_moved = _first_moved(network, state, batch, perturbation, moved, weights)
+        gradient_moved = _first_moved(network, state, batch, perturbation, first.losses, moved, weights)
     if not perturbation.perturbs:
         second = gradient
         # Without a pass at θ + ε nothing is held.
@@ -68,13 +69,19 @@ def micro_batch_pushforward(
         if not held:
             by = {name: value + (moved or still)[name] for name, value in epsilon_moved.items()}
         perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
-        select = selection_after(perturbation, first.losses)
-        found = micro_batch_pass(network, perturbed, state.buffers, batch, selection=select)
+        weigh = descent_weighing(perturbation, first.losses)
+        found = micro_batch_pass(network, perturbed, state.buffers, batch, weigh=weigh)
         second = found.gradient
-        if select is not None:
-            factors = select(found.losses)
-            batch = replace(batch, weights=batch.weights * factors)
-            weights = None if weights is None else weights * factors
+        if perturbation.descent_weights is not None:
+            losses_moved = _losses_moved(network, perturbed, state.buffers, batch, by)
+            beside_moved = _losses_moved(network, parameters, state.buffers, batch, None if held else moved)
+            batch, weights = _weighed(
+                perturbation.descent_weights,
+                batch,
+                weights,
+                (found.losses, first.losses),
+                (losses_moved, beside_moved),
+            )
         second_moved = _moved(network, perturbed, state.buffers, batch, by, weights)
     _, direction, *_ = jvp(
         lambda one, other: perturbation.descent(one, other, past), (gradient, second), (gradient_moved, second_moved)
@@ -88,23 +95,48 @@ def _first_moved(
     state: State,
     batch: MicroBatch,
     perturbation: Perturbation,
+    losses: Tensor,
     moved: Tensors | None,
     weights: Tensor | None,
 ) -> Tensors:
-    """Return ġ."""
-    parameters, buffers, reweighting = state.parameters, state.buffers, perturbation.reweighting
-    weighed = ascent_batch(network, parameters, buffers, batch, perturbation)
-    if reweighting is not None:
-        points, losses = probed(network, parameters, buffers, batch, reweighting)
-        losses_moved = [
-            torch.zeros_like(batch.weights)
-            if moved is None
-            else len(batch.labels) * micro_batch_hessian(network, at, buffers, batch, moved)[1]
-            for at in points
-        ]
-        given = torch.zeros_like(batch.weights) if weights is None else weights
-        _, weights, *_ = jvp(reweighting.weights, (batch.weights, *losses), (given, *losses_moved))
-    return _moved(network, parameters, buffers, weighed, moved, weights, perturbation.ascent_loss)
+    """Return ġ; `losses` are those at θ."""
+    parameters, buffers = state.parameters, state.buffers
+    if (reweighting := perturbation.reweighting) is not None:
+        probe = reweighting.probe(parameters, batch.seed)
+        beside = look(network, probe, buffers, batch).losses
+        losses_moved, beside_moved = (_losses_moved(network, at, buffers, batch, moved) for at in (parameters, probe))
+        batch, weights = _weighed(reweighting.weights, batch, weights, (losses, beside), (losses_moved, beside_moved))
+    return _moved(network, parameters, buffers, batch, moved, weights, perturbation.ascent_loss)
+
+
+def _losses_moved(
+    network: Network, at: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: MicroBatch, by: Tensors | None
+) -> Tensor:
+    """The movement of the samples' losses at a point that moves by a tangent, [m]."""
+    if by is None:
+        return torch.zeros_like(batch.weights)
+
+    def losses(parameters: Tensors) -> Tensor:
+        logits, _ = network.train(parameters, buffers, batch.inputs, batch.seed)
+        return sample_losses(logits, batch.labels)
+
+    with torch.no_grad(), plain_attention():
+        _, derivative, *_ = jvp(losses, (dict(at),), (by,))
+    found: Tensor = derivative
+    return found
+
+
+def _weighed(
+    weighing: Weighing,
+    batch: MicroBatch,
+    weights: Tensor | None,
+    losses: tuple[Tensor, Tensor],
+    moved: tuple[Tensor, Tensor],
+) -> tuple[MicroBatch, Tensor]:
+    """The micro-batch with the weights of a pass, and their movement [m], from losses of the pass and beside it."""
+    given = torch.zeros_like(batch.weights) if weights is None else weights
+    own, own_moved, *_ = jvp(weighing, (batch.weights, *losses), (given, *moved))
+    return replace(batch, weights=own), own_moved
 
 
 def _moved(

@@ -10,10 +10,10 @@ step's direction d (for SGD with momentum v = λ_u − η λ_θ), each micro-bat
 
     ∂f/∂w_k += (a_k + b_k) / (J m),   λ_θ += (h + p + h') / J,   influence_k = −∂f/∂w_k summed over all steps.
 
-∇l_k(θ) and H(θ) of the first pass are those of the variant's ascent loss, where it has one of its own; where it has
-weights of its own there, b_k and h' go on through them. What a variant keeps from step to step has a cotangent like θ.
-Ascent, descent, memory and the base optimizer are differentiated as they are written, so every variant is covered by
-its own functions.
+∇l_k(θ) and H(θ) of the first pass are those of the variant's ascent loss, where it has one of its own; where a pass
+has weights of its own, the derivative goes on to the losses that they come from. What a variant keeps from step to step
+has a cotangent like θ. Ascent, descent, memory and the base optimizer are differentiated as they are written, so every
+variant is covered by its own functions.
 BatchNorm works in training mode, its batch statistics differentiated; running statistics take no part in training,
 and f reads precise statistics (see `auditor.influence.statistics`).
 """
@@ -32,9 +32,9 @@ from auditor.influence.double_backward import CheapDoubleBackward
 from auditor.sam.adamw import AdamW, direction_between
 from auditor.sam.network import Network
 from auditor.sam.optimizer import Optimizer, optimizer_step
-from auditor.sam.perturbation import Past, Perturbation, Tensors, sample_losses, zeros
+from auditor.sam.perturbation import Past, Perturbation, Tensors, Weighing, sample_losses, zeros
 from auditor.sam.state import State
-from auditor.sam.step import MicroBatch, ascent_batch, look, micro_batch_pass, probed, selection_after
+from auditor.sam.step import MicroBatch, look, micro_batch_pass
 
 
 @dataclass(frozen=True)
@@ -153,23 +153,25 @@ def micro_batch_pullback(
         return perturbation.descent(gradient, perturbed, past), perturbation.remember(gradient, perturbed, past)
 
     parameters, memory = dict(state.parameters), dict(state.memory)
-    second: _Pass | _FirstPass = first
+    second: _Pass | None = None
     if perturbation.perturbs:
         epsilon, pull_ascent, *_ = vjp(ascend, parameters, first.gradient, memory)
         perturbed = {name: value + epsilon[name] for name, value in parameters.items()}
-        select = selection_after(perturbation, first.losses)
-        second = _Pass(network, perturbed, state.buffers, batch, selection=select)
-    _, pull_descent, *_ = vjp(descend, first.gradient, second.gradient, memory)
+        second = _Pass(
+            network, perturbed, state.buffers, batch, weighing=perturbation.descent_weights, beside=first.losses
+        )
+    _, pull_descent, *_ = vjp(descend, first.gradient, (second or first).gradient, memory)
     toward_first, toward_second, before = pull_descent((toward, toward_memory or zeros(memory)))
-    if not perturbation.perturbs:
+    if second is None:
         # Both are the same gradient.
         curved, direct = first.along({name: value + toward_first[name] for name, value in toward_second.items()})
         return Pullback(curved, zeros(curved), direct, torch.zeros_like(direct), before)
-    curved, direct = second.along(toward_second)
+    curved, direct, toward_losses = second.along(toward_second)
     if held:
         return Pullback(curved, zeros(curved), direct, torch.zeros_like(direct), before)
     through_parameters, through_gradient, through_memory = pull_ascent(curved)
-    bent, indirect = first.along({name: value + toward_first[name] for name, value in through_gradient.items()})
+    towards = {name: value + toward_first[name] for name, value in through_gradient.items()}
+    bent, indirect = first.along(towards, toward_losses)
     through = {name: through_parameters[name] + value for name, value in bent.items()}
     before = {name: value + through_memory[name] for name, value in before.items()}
     return Pullback(curved, through, direct, indirect, before)
@@ -184,7 +186,8 @@ def micro_batch_hessian(
     loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
 ) -> tuple[Tensors, Tensor]:
     """Without any perturbation: the Hessian of one micro-batch's loss times a vector, and ⟨∇l_k, v⟩ / m, [m]."""
-    return _Pass(network, parameters, buffers, batch, loss_of).along(vector)
+    curved, weights, _ = _Pass(network, parameters, buffers, batch, loss_of).along(vector)
+    return curved, weights
 
 
 class _Pass:
@@ -197,28 +200,52 @@ class _Pass:
         buffers: Mapping[str, Tensor],
         batch: MicroBatch,
         loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
-        selection: Callable[[Tensor], Tensor] | None = None,
+        weighing: Weighing | None = None,
+        beside: Tensor | None = None,
     ) -> None:
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        self._weights = batch.weights.detach().requires_grad_()
         with plain_attention(), CheapDoubleBackward():
             logits, _ = network.train(self._leaves, buffers, batch.inputs, batch.seed)
-        self.losses = sample_losses(logits.detach(), batch.labels)
-        weights = self._weights if selection is None else self._weights * selection(self.losses)
-        loss = (weights * loss_of(logits, batch.labels)).mean()
+        self._losses = sample_losses(logits, batch.labels)
+        self.losses = self._losses.detach()
+        self._pull: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
+        weights = batch.weights
+        if weighing is not None:
+            weights, self._pull, *_ = vjp(weighing, weights, self.losses, beside)
+        self._weights = weights.detach().requires_grad_()
+        loss = (self._weights * loss_of(logits, batch.labels)).mean()
         self._gradient = torch.autograd.grad(loss, list(self._leaves.values()), create_graph=True)
         self.gradient = {name: value.detach() for name, value in zip(self._leaves, self._gradient, strict=True)}
 
-    def along(self, direction: Tensors) -> tuple[Tensors, Tensor]:
-        """H v, and ⟨∇l_k, v⟩ / m for every sample: both are derivatives of ⟨∇L(θ; w), v⟩, which is linear in w."""
+    def along(self, direction: Tensors, toward: Tensor | None = None) -> tuple[Tensors, Tensor, Tensor | None]:
+        """What ⟨∇L, v⟩ moves by: with θ, H v; with each sample's weight, ⟨∇l_k, v⟩ / m; with the losses beside it.
+
+        Args:
+            direction: v.
+            toward: A cotangent of the losses [m], which adds what it pulls back to θ.
+
+        Returns:
+            Of the parameters' names and shapes, [m], and [m], which is None where the weights are the samples' own.
+        """
+        # It is linear in the weights of the pass: both are derivatives of one number.
         *curved, weights = torch.autograd.grad(
             self._gradient,
             [*self._leaves.values(), self._weights],
             [direction[name] for name in self._leaves],
+            retain_graph=self._pull is not None or toward is not None,
             allow_unused=True,
             materialize_grads=True,
         )
-        return dict(zip(self._leaves, curved, strict=True)), weights
+        found, beside = dict(zip(self._leaves, curved, strict=True)), None
+        if self._pull is not None:
+            weights, own, beside = self._pull(weights)
+            toward = own if toward is None else own + toward
+        # A choice of samples has no derivative in their losses.
+        if toward is not None and bool(toward.any()):
+            leaves = list(self._leaves.values())
+            moved = torch.autograd.grad(self._losses, leaves, toward, allow_unused=True, materialize_grads=True)
+            found = {name: value + each for (name, value), each in zip(found.items(), moved, strict=True)}
+        return found, weights, beside
 
 
 class _FirstPass:
@@ -226,32 +253,36 @@ class _FirstPass:
 
     def __init__(self, network: Network, state: State, batch: MicroBatch, perturbation: Perturbation) -> None:
         self._network, self._state, self._batch = network, state, batch
-        self._reweighting = perturbation.reweighting
         self._pass: _Pass | None = None
-        if perturbation.ascends_gradient:
-            weighed = ascent_batch(network, state.parameters, state.buffers, batch, perturbation)
-            self._pass = _Pass(network, state.parameters, state.buffers, weighed, perturbation.ascent_loss)
-            self.losses, self.gradient = self._pass.losses, self._pass.gradient
-        else:
+        self._probe: Tensors = {}
+        if not perturbation.ascends_gradient:
             self.losses, self.gradient = look(network, state.parameters, state.buffers, batch).losses, {}
+            return
+        weighing, beside = None, None
+        if (reweighting := perturbation.reweighting) is not None:
+            weighing, self._probe = reweighting.weights, reweighting.probe(state.parameters, batch.seed)
+            beside = look(network, self._probe, state.buffers, batch).losses
+        loss_of = perturbation.ascent_loss
+        self._pass = _Pass(network, state.parameters, state.buffers, batch, loss_of, weighing, beside)
+        self.losses, self.gradient = self._pass.losses, self._pass.gradient
 
-    def along(self, direction: Tensors) -> tuple[Tensors, Tensor]:
-        """What ⟨g, v⟩ moves by with θ, and with each sample's weight, [m]."""
+    def along(self, direction: Tensors, toward: Tensor | None = None) -> tuple[Tensors, Tensor]:
+        """What ⟨g, v⟩ and ⟨toward, losses⟩ together move by with θ, and with each sample's weight, [m]."""
         if self._pass is None:
-            return zeros(self._state.parameters), torch.zeros_like(self._batch.weights)
-        curved, weights = self._pass.along(direction)
-        if self._reweighting is None:
-            return curved, weights
-        state, batch = self._state, self._batch
-        points, losses = probed(self._network, state.parameters, state.buffers, batch, self._reweighting)
-        _, pull, *_ = vjp(self._reweighting.weights, batch.weights, *losses)
-        own, *toward = pull(weights)
-        for at, cotangent in zip(points, toward, strict=True):
-            # A pass takes the mean over the samples, where their sum is meant.
-            alone = replace(batch, weights=len(batch.labels) * cotangent)
-            moved = micro_batch_pass(self._network, at, state.buffers, alone).gradient
-            curved = {name: value + moved[name] for name, value in curved.items()}
-        return curved, own
+            nothing = zeros(self._state.parameters)
+            return self._and_losses(nothing, self._state.parameters, toward), torch.zeros_like(self._batch.weights)
+        found, weights, beside = self._pass.along(direction, toward)
+        # As θ moves, the probe moves along.
+        return self._and_losses(found, self._probe, beside), weights
+
+    def _and_losses(self, found: Tensors, at: Tensors, toward: Tensor | None) -> Tensors:
+        """`found` and what ⟨toward, losses at a point⟩ moves by with the point."""
+        if toward is None or not bool(toward.any()):
+            return found
+        # A pass takes the mean over the samples, where their sum is meant.
+        alone = replace(self._batch, weights=len(toward) * toward)
+        moved = micro_batch_pass(self._network, at, self._state.buffers, alone).gradient
+        return {name: value + moved[name] for name, value in found.items()}
 
 
 def _optimizer_pullback(

@@ -26,14 +26,17 @@ class Past:
 Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Past], Tensors]
 
 
+Weighing = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(weights, losses where a pass is, losses beside it; each [m]) → the weights of its samples in the pass, [m]."""
+
+
 @dataclass(frozen=True)
 class Reweighting:
     """Weights of a micro-batch's samples in the ascent, from their losses at θ and at a probe beside it."""
 
     probe: Callable[[Mapping[str, Tensor], int], Tensors]
     """(θ, seed) → where the probe is, of the parameters' names and shapes; as θ moves, it moves along."""
-    weights: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """(weights, losses at θ, losses at the probe; each [m]) → the weights in the ascent, [m]."""
+    weights: Weighing
 
 
 def forgetful(function: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensors]) -> Function:
@@ -93,9 +96,8 @@ class Perturbation:
     """(logits [m, classes], labels [m]) → [m]: the weighted mean of this one has the gradient g."""
     reweighting: Reweighting | None = None
     """Weights of its own for the ascent; None leaves those of the samples."""
-    selection: Callable[[Tensor, Tensor], Tensor] | None = None
-    """(losses at θ, losses at θ + ε; each [m]) → factors [m] of the samples' weights in G, constants in every
-    derivative; None for 1."""
+    descent_weights: Weighing | None = None
+    """Weights in G, from the losses at θ + ε and those at θ beside them; None leaves those of the samples."""
     initial_memory: Callable[[Mapping[str, Tensor]], Tensors] = no_memory
     """θ → what `past` holds at the first step."""
     remember: Function = nothing
@@ -107,6 +109,8 @@ class Perturbation:
     """Whether there is a pass at θ + ε; where there is none, G is g."""
     turns: Callable[[int], Perturbation] | None = None
     """Step → what the variant does there, for one that does not do the same at every step."""
+    period: int = 1
+    """Steps after which `turns` comes round."""
 
     def at(self, step: int) -> Perturbation:
         """What the variant does at a step."""

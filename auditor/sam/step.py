@@ -21,8 +21,11 @@ from torch import Tensor
 
 from auditor.sam.network import Network
 from auditor.sam.optimizer import Optimizer, optimizer_step, second_moment
-from auditor.sam.perturbation import Past, Perturbation, Reweighting, Tensors, global_norm, sample_losses
+from auditor.sam.perturbation import Past, Perturbation, Tensors, Weighing, global_norm, sample_losses
 from auditor.sam.state import State
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""(weights, losses; each [m]) → the weights of a pass, [m]: constants in its gradient."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ class Pass:
     """One forward and backward pass over a micro-batch, detached."""
 
     gradient: Tensors
-    """Of the weighted mean of the loss that was differentiated."""
+    """Of the mean of the loss that was differentiated, with the weights of the pass."""
     loss: Tensor
-    """Weighted mean loss, scalar."""
+    """Mean loss with the samples' own weights, scalar."""
     losses: Tensor
     """[m], not weighted"""
     logits: Tensor
@@ -114,7 +117,7 @@ def micro_batch_pass(
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
     loss_of: Callable[[Tensor, Tensor], Tensor] = sample_losses,
-    selection: Callable[[Tensor], Tensor] | None = None,
+    weigh: Weigh | None = None,
 ) -> Pass:
     """Gradient of one micro-batch's loss (1/m) Σ_k w_k l_k in training mode.
 
@@ -124,7 +127,7 @@ def micro_batch_pass(
         buffers: Not changed.
         batch: The samples.
         loss_of: (logits, labels) → [m]: what is differentiated; the losses that are returned are always l_k.
-        selection: Losses [m] → factors [m] of the weights.
+        weigh: The weights of this pass; by default those of the samples.
 
     Returns:
         The gradient and what the pass saw.
@@ -132,8 +135,8 @@ def micro_batch_pass(
 
     def objective(logits: Tensor) -> Tensor:
         weights = batch.weights
-        if selection is not None:
-            weights = weights * selection(sample_losses(logits.detach(), batch.labels))
+        if weigh is not None:
+            weights = weigh(weights, sample_losses(logits.detach(), batch.labels))
         return (weights * loss_of(logits, batch.labels)).mean()
 
     gradient, logits, statistics = network.gradient(parameters, buffers, batch.inputs, batch.seed, objective)
@@ -149,30 +152,28 @@ def look(network: Network, parameters: Mapping[str, Tensor], buffers: Mapping[st
     return Pass({}, (batch.weights * losses).mean(), losses, logits, statistics)
 
 
-def ascent_batch(
+def ascent_weighing(
     network: Network,
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     batch: MicroBatch,
     perturbation: Perturbation,
-) -> MicroBatch:
-    """The micro-batch with the weights that its samples have in the ascent."""
+) -> Weigh | None:
+    """How the variant weighs the samples of its pass at θ; None where it leaves their weights."""
     if perturbation.reweighting is None:
-        return batch
-    _, losses = probed(network, parameters, buffers, batch, perturbation.reweighting)
-    return replace(batch, weights=perturbation.reweighting.weights(batch.weights, *losses))
+        return None
+    probe = perturbation.reweighting.probe(parameters, batch.seed)
+    return beside(perturbation.reweighting.weights, look(network, probe, buffers, batch).losses)
 
 
-def probed(
-    network: Network,
-    parameters: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
-    batch: MicroBatch,
-    reweighting: Reweighting,
-) -> tuple[list[Mapping[str, Tensor]], list[Tensor]]:
-    """What a reweighting looks at: θ and the probe beside it, and the losses [m] at each."""
-    points = [parameters, reweighting.probe(parameters, batch.seed)]
-    return points, [look(network, at, buffers, batch).losses for at in points]
+def descent_weighing(perturbation: Perturbation, losses: Tensor) -> Weigh | None:
+    """How the variant weighs the samples of its pass at θ + ε, their losses at θ being known; None likewise."""
+    return None if perturbation.descent_weights is None else beside(perturbation.descent_weights, losses)
+
+
+def beside(weighing: Weighing, losses: Tensor) -> Weigh:
+    """A weighing with the losses beside its pass known."""
+    return lambda weights, here: weighing(weights, here, losses)
 
 
 def first_pass(
@@ -192,13 +193,12 @@ def first_pass(
         perturbation: The variant of SAM.
 
     Returns:
-        g and what the pass saw; its loss is that of the samples' own weights.
+        g and what the pass saw.
     """
     if not perturbation.ascends_gradient:
         return look(network, parameters, buffers, batch)
-    weighed = ascent_batch(network, parameters, buffers, batch, perturbation)
-    found = micro_batch_pass(network, parameters, buffers, weighed, perturbation.ascent_loss)
-    return replace(found, loss=(batch.weights * found.losses).mean())
+    weigh = ascent_weighing(network, parameters, buffers, batch, perturbation)
+    return micro_batch_pass(network, parameters, buffers, batch, perturbation.ascent_loss, weigh)
 
 
 def ascend(
@@ -245,8 +245,8 @@ def sam_micro_batch(
     first, perturbed = ascend(network, state, batch, perturbation)
     second = first
     if perturbation.perturbs:
-        select = selection_after(perturbation, first.losses)
-        second = micro_batch_pass(network, perturbed, state.buffers, batch, selection=select)
+        weigh = descent_weighing(perturbation, first.losses)
+        second = micro_batch_pass(network, perturbed, state.buffers, batch, weigh=weigh)
     past = Past(state.memory, batch.seed)
     return MicroBatchResult(
         direction=perturbation.descent(first.gradient, second.gradient, past),
@@ -260,12 +260,6 @@ def sam_micro_batch(
         margins_perturbed=margin(second.logits, batch.labels),
         predicted=first.logits.argmax(dim=1),
     )
-
-
-def selection_after(perturbation: Perturbation, losses: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Losses at θ + ε → factors of the weights there, those at θ being known; None where the variant has none."""
-    chosen = perturbation.selection
-    return None if chosen is None else lambda perturbed: chosen(losses, perturbed)
 
 
 def sam_step(

@@ -25,6 +25,11 @@ def theta_scaled(parameters, gradient, rho):
     return {name: rho * parameters[name].abs() * value / norm for name, value in scaled.items()}
 
 
+def grown(given, losses, beside):
+    """Smooth weights of a pass: more for a sample whose loss is larger there than beside it."""
+    return given * (2.0 * (losses - beside)).exp()
+
+
 PERTURBATIONS = {
     "p-2": make_perturbation("sam", 0.1),
     "p-3": make_perturbation("sam", 0.1, p=3.0),
@@ -34,13 +39,16 @@ PERTURBATIONS = {
     "friendly-sam": make_perturbation("friendly_sam", 0.1),
     "reweighted-sam": make_perturbation("reweighted_sam", 0.1, temperature=0.2),
     "esam": make_perturbation("esam", 0.1, gamma=0.75),
+    "weighed-descent": replace(make_perturbation("sam", 0.1), descent_weights=grown),
+    "weighed-twice": replace(make_perturbation("reweighted_sam", 0.1, temperature=0.2), descent_weights=grown),
+    "weighed-descent-without-g": replace(make_perturbation("momentum_sam", 0.1), descent_weights=grown),
     "momentum-sam": make_perturbation("momentum_sam", 0.1),
     "look-sam-between": make_perturbation("look_sam", 0.1).at(1),
     "theta-scaled": Perturbation(forgetful(partial(theta_scaled, rho=0.1))),
 }
 
 
-WITHOUT_EPSILON = ("momentum-sam", "look-sam-between")
+WITHOUT_EPSILON = ("momentum-sam", "weighed-descent-without-g", "look-sam-between")
 """Those whose ε does not depend on θ and the samples of the step, or that have none."""
 
 
@@ -96,9 +104,9 @@ def test_the_held_system_leaves_epsilon_and_the_first_gradient_where_they_are(na
         perturbation,
         ascent=lambda *_: epsilon,
         descent=lambda now, moved, past: perturbation.descent(gradient if perturbation.perturbs else now, moved, past),
-        selection=None
-        if perturbation.selection is None
-        else lambda _, moved: perturbation.selection(first.losses, moved),
+        descent_weights=None
+        if (weighing := perturbation.descent_weights) is None
+        else lambda given, moved, _: weighing(given, moved, first.losses),
     )
     numeric, u = problem.along(lambda at: problem.sam_gradient(still, at))
     found = problem.call(transposed_product, System.HELD, perturbation, problem.v)

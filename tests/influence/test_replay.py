@@ -12,6 +12,7 @@ from auditor.influence.replay import Cotangent, micro_batch_pullback, step_pullb
 from auditor.sam import SGD, VARIANTS, AdamW, MicroBatch, Network, Past, State, make_perturbation, prepared, sam_step
 from auditor.sam.perturbation import sample_losses
 from tests.influence.networks import F64, network, samples, tangent
+from tests.influence.test_hif import PERTURBATIONS
 
 ROWS, BATCH, STEPS = 12, 8, 5
 CHECKED = (0, 3, 7, 11)
@@ -166,10 +167,10 @@ def test_weight_gradient_equals_finite_differences_of_whole_trainings(settings):
         assert float(found[sample]) == pytest.approx(training.numeric(sample), rel=1e-5, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *(name for name in PERTURBATIONS if name.startswith("weighed"))])
 def test_pullback_equals_torchs_own_derivative_of_the_direction_with_batch_norm_in_training_mode(name):
     """One graph over both passes, ascent and descent, differentiated by torch's own rules."""
-    net, perturbation = network("batch"), make_perturbation(name, 0.1)
+    net, perturbation = network("batch"), PERTURBATIONS.get(name) or make_perturbation(name, 0.1)
     parameters, (inputs, labels) = net.parameters(), samples(8)
     state = prepared(State.initial(net), perturbation, {"name": "sgd"})
     kept = {key: torch.linspace(-1, 2, value.numel(), dtype=F64).view_as(value) for key, value in state.memory.items()}
@@ -196,8 +197,8 @@ def test_pullback_equals_torchs_own_derivative_of_the_direction_with_batch_norm_
     epsilon = perturbation.ascent(leaves, first, past)
     perturbed = {key: leaves[key] + epsilon[key] for key in leaves}
     chosen = weights
-    if perturbation.selection is not None:
-        chosen = weights * perturbation.selection(losses_at(leaves).detach(), losses_at(perturbed).detach())
+    if perturbation.descent_weights is not None:
+        chosen = perturbation.descent_weights(weights, losses_at(perturbed), losses_at(leaves))
     second = gradient(perturbed, chosen)
     direction, left = perturbation.descent(first, second, past), perturbation.remember(first, second, past)
     toward_left = tangent(left, seed=9) if left else {}

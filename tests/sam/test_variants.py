@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from auditor.sam import SGD, VARIANTS, MicroBatch, Network, State, make_perturbation, prepared, sam_step
 from auditor.sam.perturbation import global_norm
-from auditor.sam.step import ascend, ascent_batch, micro_batch_pass, sam_micro_batch
+from auditor.sam.step import ascend, ascent_weighing, micro_batch_pass, sam_micro_batch
 from tests.influence.networks import F64, network, samples
 
 
@@ -50,8 +50,8 @@ def test_what_is_recorded_is_the_cross_entropy_at_both_points_whatever_is_ascend
     losses = cross_entropy(net.train(parameters, buffers, inputs, 0)[0], labels, reduction="none")
     torch.testing.assert_close(found.losses, losses)
     torch.testing.assert_close(found.loss, (weights * losses).mean())
-    weighed = ascent_batch(net, parameters, buffers, batch, perturbation)
-    ascended = micro_batch_pass(net, parameters, buffers, weighed, perturbation.ascent_loss).gradient
+    weigh = ascent_weighing(net, parameters, buffers, batch, perturbation)
+    ascended = micro_batch_pass(net, parameters, buffers, batch, perturbation.ascent_loss, weigh).gradient
     _, perturbed = ascend(net, state, batch, perturbation)
     logits, _ = net.train(perturbed, buffers, inputs, 0)
     torch.testing.assert_close(found.losses_perturbed, cross_entropy(logits, labels, reduction="none"))
@@ -74,3 +74,12 @@ def test_any_split_of_micro_batches_over_workers_gives_the_same_step(name):
     for part, tensors in together.parts():
         for key, value in tensors.items():
             torch.testing.assert_close(getattr(apart, part)[key], value, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_turns_come_round_after_a_period_and_no_sooner(name):
+    perturbation = make_perturbation(name, 0.1)
+    period = perturbation.period
+    turns = [perturbation.at(step).perturbs for step in range(3 * period)]
+    assert turns == 3 * turns[:period]
+    assert all(turns != turns[shift:] + turns[:shift] for shift in range(1, period))

@@ -26,7 +26,7 @@ from auditor.sam.variants.sam import sam_ascent
 
 def esam(rho: float, beta: float = 0.6, gamma: float = 0.5) -> Perturbation:
     """SAM of some entries and some samples."""
-    return Perturbation(partial(esam_ascent, rho=rho, beta=beta), selection=partial(most_sensitive, gamma=gamma))
+    return Perturbation(partial(esam_ascent, rho=rho, beta=beta), descent_weights=partial(most_sensitive, gamma=gamma))
 
 
 def esam_ascent(
@@ -54,18 +54,19 @@ def esam_ascent(
     return drawn
 
 
-def most_sensitive(losses: Tensor, perturbed: Tensor, gamma: float) -> Tensor:
-    """Factors of the samples' weights, of mean 1: m / |B⁺| for the samples that are selected, and 0 for the others.
+def most_sensitive(given: Tensor, perturbed: Tensor, losses: Tensor, gamma: float) -> Tensor:
+    """The samples' weights times m / |B⁺| for those that are selected, and 0 for the others.
 
     Args:
-        losses: At θ, [m].
-        perturbed: At θ + ε, [m].
+        given: w, [m].
+        perturbed: Losses at θ + ε, [m].
+        losses: Losses at θ, [m].
         gamma: Share of the samples in B⁺, above 0 and at most 1; one at least is.
 
     Returns:
         [m]
     """
-    count = max(1, round(gamma * len(losses)))
-    factors = torch.zeros_like(losses)
-    factors[(perturbed - losses).topk(count).indices] = len(losses) / count
-    return factors
+    count = max(1, round(gamma * len(given)))
+    chosen = (perturbed - losses).topk(count).indices
+    factors = torch.zeros_like(given).scatter(0, chosen, len(given) / count)
+    return given * factors

@@ -12,6 +12,7 @@ is their mean, and each in-between direction scales it by the length of its own 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -24,12 +25,12 @@ def look_sam(rho: float, alpha: float = 0.7, period: int = 5) -> Perturbation:
     """SAM every `period` steps, and what it added there in between."""
 
     def turn(step: int) -> Perturbation:
-        ascent = forgetful(partial(sam_ascent, rho=rho))
         if step % period:
-            descent = partial(looking_descent, alpha=alpha)
-            return Perturbation(ascent, descent, initial_memory=zeros, remember=kept, perturbs=False, turns=turn)
-        return Perturbation(ascent, initial_memory=zeros, remember=forgetful(sharpness), turns=turn)
+            return replace(always, descent=partial(looking_descent, alpha=alpha), remember=kept, perturbs=False)
+        return replace(always, remember=forgetful(sharpness))
 
+    ascent = forgetful(partial(sam_ascent, rho=rho))
+    always = Perturbation(ascent, initial_memory=zeros, turns=turn, period=period)
     return turn(0)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from auditor.sam import MicroBatch, State, make_perturbation
-from auditor.sam.step import ascend, ascent_batch, look, micro_batch_pass
+from auditor.sam.step import ascend, ascent_weighing, look, micro_batch_pass
 from auditor.sam.variants.reweighted_sam import probe, weights
 from tests.influence.networks import F64, inner, network, samples
 
@@ -55,5 +55,6 @@ def test_a_temperature_of_zero_is_sam():
 def test_a_high_temperature_ascends_the_sample_of_the_longest_slope_alone():
     net, one = network("none"), batch()
     variant = make_perturbation("reweighted_sam", 0.1, temperature=1e4)
-    found = ascent_batch(net, net.parameters(), net.buffers(), one, variant).weights
+    weigh = ascent_weighing(net, net.parameters(), net.buffers(), one, variant)
+    found = weigh(one.weights, look(net, net.parameters(), net.buffers(), one).losses)
     assert float(found.max()) == pytest.approx(8.0)
