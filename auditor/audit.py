@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from auditor.fidelity.edit import Edit
     from auditor.report.explanations import Explanations
     from auditor.review.check import Check
-    from auditor.review.export import Export
+    from auditor.review.exported import Export
     from auditor.review.queue import Filled
     from auditor.review.review import Review
 

@@ -14,7 +14,7 @@ from auditor.report.masking import mask
 
 if TYPE_CHECKING:
     from auditor.plan import Plan
-    from auditor.review.export import Export
+    from auditor.review.exported import Export
 
 
 def show_summary(request: Request, summary: Summary) -> None:

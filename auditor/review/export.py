@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -22,39 +21,14 @@ from auditor.data.splits import SPLITS, SplitName
 from auditor.errors import InputError, StageError
 from auditor.report.masking import mask
 from auditor.report.tracking_store import connect
-from auditor.review.cleaning import LINEAGE, ORIGINAL_LABEL, ClassCount, cleaned, count_classes, decisions, named
+from auditor.review.cleaning import LINEAGE, ORIGINAL_LABEL, cleaned, count_classes, decisions, named
+from auditor.review.exported import Export
 from auditor.review.lineage import log_export
 from auditor.sections.data import FolderSource, ParquetSource, TorchvisionSource
 from auditor.storage import FORMAT_VERSION, RunFolder
 
 RECORD_FILE, NEXT_FILE = "export.json", "audit.yaml"
 _ASIDE = ".export"
-
-
-@dataclass(frozen=True)
-class Export:
-    """What an export holds, or would hold."""
-
-    folder: str | None
-    """Where it was written; None for a dry run."""
-    rows: dict[SplitName, int]
-    """In the export."""
-    removed: int
-    relabelled: int
-    kept: int
-    """Rows that a reviewer has confirmed as they are."""
-    classes: dict[str, ClassCount]
-    """Training rows, in label order."""
-    unapplied: tuple[str, ...]
-    """Samples whose verdict cannot be applied: gone, or relabelled since."""
-    set_aside: int
-    """Rows that the audit could not use, which are not in the export."""
-    fingerprint: str | None = None
-    """What an audit of the export will find; None for a dry run."""
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it, for programs."""
-        return {**asdict(self), "classes": {n: {**asdict(c), "after": c.after} for n, c in self.classes.items()}}
 
 
 def export(config: Config, run: RunFolder, to: str | None) -> Export:

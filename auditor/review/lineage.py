@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
 
 from auditor.config import Config
 from auditor.report.lineage import dataset_inputs
 from auditor.report.masking import mask
 from auditor.report.provenance import run_name
 from auditor.report.tracking_store import clip, connect, explained
+from auditor.review.exported import Export
 from auditor.storage import RunFolder
-
-if TYPE_CHECKING:
-    from auditor.review.export import Export
 
 _DIGEST_LENGTH = 36
 
