@@ -4,6 +4,9 @@
 each score and for the priority that the report fuses from them: AUROC, average precision, the share of the wrong labels
 among the first 1, 5, 10, 20 and 40 % of its ranking, and the test accuracy of a real retraining without the first
 `report.flagged` of it. The last lines are the training as it was, and without all wrong labels and no others.
+
+With `--seeds` these retrainings are done again with other initial weights and another order (`train.seed`), without the
+same samples: the mean, and the standard deviation over the trainings behind it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from auditor import Audit, RunFolder, load_config
+from auditor import Audit, load_config
 from auditor.config import Config
 from auditor.distributed.cluster import cluster
 from auditor.distributed.retrain import retrain_on_ray
@@ -38,8 +41,17 @@ def removals(config: Config, ranking: Ranking, orders: Sequence[str]) -> dict[st
     return found
 
 
-def accuracies(config: Config, run: RunFolder, left_out: Mapping[str, Removal]) -> dict[str, float]:
+def seeded(config: Config, seed: int) -> Audit:
+    """The same audit, trained from another seed on the same rows and labels."""
+    train = config.train.model_copy(update={"seed": seed})
+    audit = Audit(config.model_copy(update={"run": f"{config.run}-seed-{seed}", "train": train}))
+    audit.train()
+    return audit
+
+
+def accuracies(audit: Audit, left_out: Mapping[str, Removal]) -> dict[str, float]:
     """Test accuracy of a retraining without each."""
+    config, run = audit.config, audit.folder
     with cluster(config.resources):
         retrain_on_ray(config, run, list(left_out.values()), "retrain")
     return {name: float(run.read_json(result_file(removal))["test_accuracy"]) for name, removal in left_out.items()}
@@ -52,6 +64,9 @@ def main() -> None:
     parser.add_argument("--run")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--remove", nargs="*", help="scores to retrain by; all by default, none where none is named")
+    parser.add_argument(
+        "--seeds", nargs="*", type=int, default=[], help="of further trainings, without the same samples"
+    )
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load_config(given.config, given.overrides, given.run)
@@ -61,7 +76,11 @@ def main() -> None:
     ranking = rank_samples(config, audit.folder)
     detection = detect(ranking)
     orders = ranking.orders if given.remove is None else given.remove
-    tested = accuracies(config, audit.folder, removals(config, ranking, orders)) if orders else {}
+    tested: dict[str, list[float]] = {}
+    for seed in [None, *given.seeds] if orders else []:
+        trained = audit if seed is None else seeded(config, seed)
+        for name, accuracy in accuracies(trained, removals(config, ranking, orders)).items():
+            tested.setdefault(name, []).append(accuracy)
     shares = " | ".join(f"{share:.0%}" for share in SHARES)
     retrained = f"test accuracy without the first {config.report.flagged:.0%}"
     print(f"| ranked by | AUROC | average precision | {shares} | {retrained} |")
@@ -78,8 +97,10 @@ def main() -> None:
             print(f"| {name} |{' – |' * (len(SHARES) + 2)} {_percent(tested[name])} |")
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+def _percent(values: Sequence[float] | None) -> str:
+    if not values:
+        return "–"
+    return f"{np.mean(values):.1%}{f' ± {np.std(values, ddof=1):.1%}' if len(values) > 1 else ''}"
 
 
 if __name__ == "__main__":
