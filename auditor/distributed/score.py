@@ -99,7 +99,7 @@ class Scorer:
         found: ScoringInputs = ray.get(prepared)
         self.final = found.final.to(device)
         on_device = [some.to(device) for some in found.directions]
-        self.derivatives = Derivatives(self.reader.network, on_device, self.reader.config.score.compile)
+        self.derivatives = Derivatives(self.reader.network, on_device, self.reader.config.score.compile, found.dtype)
         self.weights = {column: torch.as_tensor(weights, device=device) for column, weights in found.weights.items()}
         self.known = found.known
 

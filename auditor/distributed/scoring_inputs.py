@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from auditor import counters
 from auditor.config import Config
 from auditor.data import query_name
+from auditor.distributed.rounding import fewer_bits
 from auditor.distributed.row_scores import read_row_scores
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import (
@@ -50,6 +51,8 @@ class ScoringInputs:
     """[rows] by score column: what whole-training computations and the ledger have given already."""
     evaluation: dict[str, Any]
     """Contents of evaluation.json."""
+    dtype: torch.dtype | None = None
+    """Of the numbers that passes over samples compute with; None for that of training."""
 
 
 def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> ScoringInputs:
@@ -71,12 +74,16 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
     sums = [of(trained) for name, of in _SUMS.items() if name in methods]
     known = {name: values for name, values in read_row_scores(run).items() if base(name) in methods}
     known |= {name: of(trained) for name, of in _RECORDED.items() if name in methods}
+    directions = [some for directions, _ in sums for some in directions]
+    weights = _side_by_side(sums)
+    dtype, lost = fewer_bits(trained, directions, weights)
     return ScoringInputs(
         final=trained.final.to(_CPU),
-        directions=tuple(some.to(_CPU) for directions, _ in sums for some in directions),
-        weights=_side_by_side(sums),
+        directions=tuple(some.to(_CPU) for some in directions),
+        weights=weights,
         known=known,
-        evaluation=_evaluation(trained),
+        evaluation=_evaluation(trained) | {"rounding": {column: asdict(each) for column, each in lost.items()}},
+        dtype=dtype,
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from auditor.influence.attention import plain_attention
-from auditor.influence.folded import Folded
+from auditor.influence.folded import Folded, wide
 
 _Moments = tuple[Any, Any]
 """Mean and variance, [channels], that BatchNorm normalises with; None for other layers."""
@@ -57,7 +57,7 @@ class Contraction:
             [m, Q]
         """
         folded = self._folded
-        found = torch.zeros(len(labels), len(folded), dtype=inputs.dtype, device=inputs.device)
+        found = torch.zeros(len(labels), len(folded), dtype=wide(folded.dtype), device=inputs.device)
         roots: list[Tensor] = []
 
         def contract(name: str, given: Tensor, toward: Tensor) -> None:
@@ -68,8 +68,8 @@ class Contraction:
 
         with plain_attention(), torch.enable_grad(), self._watched(contract, roots):
             values = {name: value.detach() for name, value in folded.values.items()}
-            logits = folded.network.evaluate(values, folded.constants, folded.quick(inputs))
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            logits = folded.network.evaluate(values, folded.constants, folded.given(inputs))
+            loss = functional.cross_entropy(logits.to(wide(logits.dtype)), labels, reduction="sum")
             torch.autograd.grad(loss, roots, allow_unused=True)
         return found
 

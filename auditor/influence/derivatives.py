@@ -14,7 +14,7 @@ from torch import Tensor
 from auditor.influence.contraction import Contraction, UncoveredError
 from auditor.influence.directional import Directions
 from auditor.influence.dual import Dual, DualPasses, compiled, dual
-from auditor.influence.folded import Folded
+from auditor.influence.folded import Folded, wide
 from auditor.sam.network import Network
 
 _TRIAL_ROWS = 3
@@ -36,11 +36,20 @@ class Derivatives:
         directions: Points with their tangents; they stay on their device.
         compile: Compile the dual pass; where that fails or gives other numbers, it is left as it is, and `remark` says
             so.
+        dtype: Type of the numbers that the network computes with; by default that of its parameters. What is lost
+            with fewer bits, `auditor.influence.rounding` measures.
     """
 
-    def __init__(self, network: Network, directions: Sequence[Directions], compile: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        directions: Sequence[Directions],
+        compile: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self._network = network
-        self._folded = [Folded.of(network, some) for some in directions]
+        folded = (Folded.of(network, some) for some in directions)
+        self._folded = [some if dtype is None else some.rounded(dtype) for some in folded]
         self._compile = compile
         self._ways: list[_Along] | None = None
         self.remark: str | None = None
@@ -82,7 +91,8 @@ class Derivatives:
             self.remark = f"the scoring pass could not be compiled ({type(error).__name__}) and runs as it is"
             return plain
         expected = DualPasses(folded, plain)(inputs, labels)
-        if not _agree(found, expected, _COMPILED_AGREEMENT):
+        # Compiled, sums are rounded elsewhere: a few units in the last place of fewer bits.
+        if not _agree(found, expected, max(_COMPILED_AGREEMENT, 4 * torch.finfo(folded.dtype).eps)):
             self.remark = "the compiled scoring pass gives other numbers than the plain one, which runs in its place"
             return plain
         return quick
@@ -99,6 +109,7 @@ def can_contract(folded: Folded, inputs: Tensor, labels: Tensor) -> bool:
         labels: [m].
     """
     generator = torch.Generator().manual_seed(0)
+    folded = folded.rounded(wide(folded.dtype))  # rounding would hide a small layer that is forgotten
 
     def drawn(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)

@@ -14,7 +14,7 @@ from torch.func import jvp
 from torch.nn.functional import cross_entropy
 
 from auditor.influence.attention import plain_attention
-from auditor.influence.folded import Folded
+from auditor.influence.folded import Folded, wide
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
 
@@ -27,7 +27,8 @@ def dual(network: Network) -> Dual:
 
     def along(values: Tensors, tangent: Tensors, constants: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:
         def losses(at: Tensors) -> Tensor:
-            return cross_entropy(network.evaluate(at, constants, inputs), labels, reduction="none")
+            logits = network.evaluate(at, constants, inputs)
+            return cross_entropy(logits.to(wide(logits.dtype)), labels, reduction="none")
 
         _, derivative, *_ = jvp(losses, (values,), (tangent,))
         found: Tensor = derivative
@@ -66,7 +67,7 @@ class DualPasses:
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """[m, Q] of inputs [m, ...] and labels [m]."""
         folded = self._folded
-        inputs = folded.quick(inputs)
+        inputs = folded.given(inputs)
         columns = []
         with torch.no_grad(), plain_attention():
             for place in range(len(folded)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,8 @@ class Summary:
     """Growth of the cotangent in exact replay; None without one."""
     fidelity: Fidelity | None = None
     """What real retrainings said; None without any."""
+    rounding: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By method: what computing in fewer bits cost, as evaluation.json has it; empty where nothing was."""
     changes: Changes | None = None
     """What changed since the audit before this one; None without one."""
 
@@ -131,6 +133,7 @@ def summarise(ranking: Ranking, detection: Mapping[str, Detection], run: RunFold
         query_loss=evaluation["query_loss"],
         predictability=run.read_json(_REPLAY)["predictability"] if run.exists(_REPLAY) else None,
         fidelity=Fidelity.read(run),
+        rounding=evaluation.get("rounding", {}),
     )
 
 
@@ -184,6 +187,8 @@ def verdict(summary: Summary) -> list[str]:
         sentences.append(_effect(summary.predicted_effect, summary.query, summary.query_loss))
     if summary.fidelity is not None:
         sentences += fidelity_sentences(summary.fidelity, summary.rank_by)
+    if summary.rounding:
+        sentences.append(_rounded(summary.rounding))
     if count:
         sentences.append(
             f"For {summary.disagreeing:,} of the flagged samples the model suggests another label than the given one."
@@ -227,6 +232,15 @@ def _effect(effect: float, query: str, loss: float) -> str:
     if effect < loss:
         return f"{text}, from {loss:.3g} now."
     return f"{text}; as it is only {loss:.3g} now, this size cannot be taken literally."
+
+
+def _rounded(rounding: Mapping[str, Mapping[str, float]]) -> str:
+    rows = max(round(lost["rows"]) for lost in rounding.values())
+    typical, rank = max(lost["typical"] for lost in rounding.values()), min(lost["rank"] for lost in rounding.values())
+    return (
+        f"Computed in fewer bits than the model was trained in: {', '.join(rounding)}. Over {rows} samples that moved "
+        f"{'it' if len(rounding) == 1 else 'them'} by {typical:.1%} and kept the ranks (correlation {rank:.4f})."
+    )
 
 
 def _are(count: int) -> str:

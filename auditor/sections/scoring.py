@@ -85,6 +85,10 @@ class Score(Section):
     quarter less time, after up to a minute in each actor. It is tried first, and left out where it gives other
     numbers."""
 
+    precision: Literal["bfloat16"] | None = None
+    """Type of the numbers that those passes compute with; null is that of training. What it costs is measured on 256
+    samples first and stands in the report; where ranks change, training's type is used."""
+
     @model_validator(mode="after")
     def _ablates_what_is_scored(self) -> Score:
         if self.ablation and "gif" not in self.methods:

@@ -141,7 +141,9 @@ def test_evaluation_has_the_contracts_fields_and_ends_with_the_final_state(found
         "validation_accuracy",
         "test_loss",
         "test_accuracy",
+        "rounding",
     ]
+    assert evaluation["rounding"] == {}
     assert evaluation["statistics"] == "precise"
     assert evaluation["query"] == "validation loss"
     assert evaluation["query_loss"] == evaluation["validation_loss"]

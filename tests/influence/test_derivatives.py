@@ -256,3 +256,29 @@ def test_a_compiler_that_drops_tangents_is_found_out_and_one_that_fails_is_done_
         along = Derivatives(net, many, compile=True)
         torch.testing.assert_close(along(inputs, labels), expected)
         assert said in along.remark
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_in_fewer_bits_derivatives_are_those_in_full_but_for_rounding(norm, count):
+    net = network(norm)
+    many = [directions_of(net, count), directions_of(net, count, parameters=moved_by_a_tenth(net))]
+    inputs, labels = samples(20)
+    expected = Derivatives(net, many)(inputs, labels)
+    for dtype in (torch.float32, torch.bfloat16):
+        found = Derivatives(net, many, dtype=dtype)(inputs, labels)
+        assert found.dtype == torch.float64
+        off = (found - expected).abs().max() / expected.abs().max()
+        # Not zero: with 64 bits, nothing would have been asked for.
+        assert 0 < off < 10 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", sorted(FACTORIES))
+def test_every_model_can_be_scored_in_bfloat16(name):
+    net = Network(build_model(name, {}, (1, 8, 8), 3, 0))
+    many = [directions_of(net, 1, shape=(1, 8, 8))]
+    inputs, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 3
+    expected = Derivatives(net, many)(inputs, labels)
+    found = Derivatives(net, many, dtype=torch.bfloat16)(inputs, labels)
+    # Deep networks of random weights magnify what trained ones do not.
+    assert (found - expected).norm() < 0.3 * expected.norm()

@@ -59,6 +59,19 @@ def test_the_verdict_says_what_removal_is_predicted_to_do(tmp_path):
     assert "93.8% of the test set" in text
 
 
+def test_what_fewer_bits_cost_is_said(tmp_path):
+    _, ranking, summary = _summary(tmp_path)
+    assert "fewer bits" not in " ".join(verdict(summary))
+    run = RunFolder(str(tmp_path))
+    lost = {"rows": 30, "largest": 0.02, "typical": 0.004, "rank": 0.99987}
+    worse = lost | {"typical": 0.0061, "rank": 0.9996}
+    run.write_json("evaluation.json", run.read_json("evaluation.json") | {"rounding": {"gif": lost, "tracin": worse}})
+    assert (
+        "Computed in fewer bits than the model was trained in: gif, tracin. Over 30 samples that moved them by 0.6% "
+        "and kept the ranks (correlation 0.9996)."
+    ) in verdict(summarise(ranking, {}, run))
+
+
 def test_a_prediction_beyond_the_loss_itself_is_called_so(tmp_path):
     audit = Audit()
     audit.scores["gif"] = audit.scores["gif"] * 1000

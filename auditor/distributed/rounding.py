@@ -1,0 +1,85 @@
+"""What influence loses when scoring computes in fewer bits: tried on some samples, before all are scored that way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from auditor import counters
+from auditor.distributed.remarks import remark
+from auditor.distributed.trained_run import TrainedRun
+from auditor.fidelity.agreement import spearman
+from auditor.influence import Derivatives, Directions
+
+ROWS = 256
+"""Samples that are tried."""
+_RANK = 0.99
+"""The least rank correlation that is good enough: above that of almost any score with real retrainings."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Influence in fewer bits beside the same in full, of the same samples."""
+
+    rows: int
+    largest: float
+    """The largest difference, as a share of the largest influence."""
+    typical: float
+    """The root mean square difference, as a share of the root mean square influence."""
+    rank: float
+    """Rank correlation of the two."""
+
+    @classmethod
+    def between(cls, found: NDArray[np.float64], expected: NDArray[np.float64]) -> Rounding:
+        """Of influence in fewer bits, [rows], and in full, [rows]."""
+        off = found - expected
+        with np.errstate(divide="ignore", invalid="ignore"):
+            largest = float(np.abs(off).max() / np.abs(expected).max())
+            typical = float(np.sqrt(np.mean(off**2) / np.mean(expected**2)))
+        return cls(len(expected), largest, typical, float(spearman(found, expected)))
+
+    @property
+    def good_enough(self) -> bool:
+        """Whether the ranking survives; not so where a number is not finite."""
+        return self.rank >= _RANK
+
+
+def fewer_bits(
+    trained: TrainedRun, directions: Sequence[Directions], weights: Mapping[str, NDArray[np.float64]]
+) -> tuple[torch.dtype | None, dict[str, Rounding]]:
+    """Whether `score.precision` will do, tried on some samples; where it will not, a remark says why.
+
+    Args:
+        trained: The training.
+        directions: Those of scoring, on its device.
+        weights: W [rows, directions] by score column.
+
+    Returns:
+        The type that passes over samples compute with, None for that of training, and what it costs by score column.
+    """
+    precision = trained.config.score.precision
+    if precision is None or not directions:
+        return None, {}
+    dtype: torch.dtype = getattr(torch, precision)
+    rows = np.sort(counters.permutation("rounding", trained.manifest.rows, trained.config.seed)[:ROWS])
+    inputs, labels = trained.train.inputs(rows).to(trained.device), trained.train.labels[rows].to(trained.device)
+    expected = Derivatives(trained.network, directions)(inputs, labels).cpu().numpy()
+    try:
+        found = Derivatives(trained.network, directions, dtype=dtype)(inputs, labels).cpu().numpy()
+    except (RuntimeError, TypeError) as error:  # a network of one's own may insist on a type
+        why = f"the network cannot compute in {precision} ({str(error).splitlines()[0]})"
+    else:
+        lost = {
+            column: Rounding.between((each[rows] * found).sum(axis=1), (each[rows] * expected).sum(axis=1))
+            for column, each in weights.items()
+        }
+        worst = min(lost, key=lambda column: (lost[column].good_enough, lost[column].rank))
+        if lost[worst].good_enough:
+            return dtype, lost
+        why = f"{precision} changes ranks ({worst}: rank correlation {lost[worst].rank:.3f} over {len(rows)} samples)"
+    remark(trained.run, f"{why}; scores are computed as the network was trained")
+    return None, {}
