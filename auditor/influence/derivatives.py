@@ -15,6 +15,8 @@ from auditor.influence.contraction import Contraction, UncoveredError
 from auditor.influence.directional import Directions
 from auditor.influence.dual import Dual, DualPasses, compiled, dual
 from auditor.influence.folded import Folded, wide
+from auditor.influence.fusion import fusion_of
+from auditor.influence.statistics import fold
 from auditor.sam.network import Network
 
 _TRIAL_ROWS = 3
@@ -47,10 +49,8 @@ class Derivatives:
         compile: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self._network = network
-        folded = (Folded.of(network, some) for some in directions)
-        self._folded = [some if dtype is None else some.rounded(dtype) for some in folded]
-        self._compile = compile
+        self._network, self._directions = network, directions
+        self._compile, self._dtype = compile, dtype
         self._ways: list[_Along] | None = None
         self.remark: str | None = None
         """What came of compiling, where nothing did; known after the first batch."""
@@ -72,20 +72,32 @@ class Derivatives:
         return torch.cat([along(inputs, labels).double() for along in self._ways], dim=1)
 
     def _choose(self, inputs: Tensor, labels: Tensor) -> list[_Along]:
-        several = [folded for folded in self._folded if len(folded) > 1]
+        every = self._fold(inputs[:_TRIAL_ROWS])
+        several = [folded for folded in every if len(folded) > 1]
         contracts = bool(several) and can_contract(several[0], inputs[:_TRIAL_ROWS], labels[:_TRIAL_ROWS])
-        by_passes = [folded for folded in self._folded if not contracts or len(folded) == 1]
-        plain = dual(self._network)
-        along = self._compiled(by_passes[0], plain, inputs, labels) if self._compile and by_passes else plain
-        return [
-            Contraction(folded) if contracts and len(folded) > 1 else DualPasses(folded, along)
-            for folded in self._folded
-        ]
+        by_passes = [folded for folded in every if not contracts or len(folded) == 1]
+        if not by_passes:
+            return [Contraction(folded) for folded in several]
+        plain = dual(by_passes[0].network)
+        along = self._compiled(by_passes[0], plain, inputs, labels) if self._compile else plain
+        return [Contraction(folded) if contracts and len(folded) > 1 else DualPasses(folded, along) for folded in every]
+
+    def _fold(self, inputs: Tensor) -> list[Folded]:
+        """Directions as they are computed with; those that were given are not needed any more."""
+        directions, self._directions = self._directions, ()
+        if not directions:
+            return []
+        point = directions[0].point
+        fusion = fusion_of(
+            self._network, fold(self._network, point.parameters, point.buffers, point.statistics), inputs
+        )
+        folded = (Folded.of(self._network, some, fusion) for some in directions)
+        return [some if self._dtype is None else some.rounded(self._dtype) for some in folded]
 
     def _compiled(self, folded: Folded, plain: Dual, inputs: Tensor, labels: Tensor) -> Dual:
         """The compiled pass, if it gives what the plain one does."""
         try:
-            quick = compiled(self._network)
+            quick = compiled(folded.network)
             found = DualPasses(folded, quick)(inputs, labels)
         except Exception as error:  # a compiler may fail in any way there is, a missing one included
             self.remark = f"the scoring pass could not be compiled ({type(error).__name__}) and runs as it is"

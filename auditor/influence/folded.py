@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from auditor.influence.directional import Directions
+from auditor.influence.fusion import Fusion
 from auditor.influence.statistics import fold
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
@@ -31,29 +32,42 @@ class Folded:
     """What the network computes with beside them."""
 
     @classmethod
-    def of(cls, network: Network, directions: Directions) -> Folded:
-        """Fold a point's statistics, and the tangents with them."""
-        point = directions.point
+    def of(cls, network: Network, directions: Directions, fusion: Fusion | None = None) -> Folded:
+        """Fold a point's statistics, and the tangents with them.
+
+        Args:
+            network: The model.
+            directions: A point and tangents.
+            fusion: The network to compute with, BatchNorm layers being a part of others; by default the model itself.
+        """
+        point, fusion = directions.point, fusion or Fusion.none(network)
         layers = {name.rpartition(".")[0] for name in point.statistics}
-        touched = [f"{name}.{kind}" for name in sorted(layers) for kind in ("weight", "bias")]
+        from_statistics = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
+        moving = point.parameters.keys() | from_statistics
 
-        def folded(parameters: Tensors, statistics: Tensors) -> Tensors:
-            found = fold(network, parameters, point.buffers, statistics)
-            return {name: found[name] for name in touched}
-
-        def along(parameters: Tensors, statistics: Tensors) -> Tensors:
-            _, derivative, *_ = jvp(folded, (point.parameters, point.statistics), (parameters, statistics))
-            found: Tensors = derivative
-            return found
+        def every(parameters: Tensors, statistics: Tensors) -> Tensors:
+            return fusion(fold(network, parameters, point.buffers, statistics))
 
         with torch.no_grad():
-            every = fold(network, point.parameters, point.buffers, point.statistics)
-            tangents = dict(directions.parameters)
+            values = every(point.parameters, point.statistics)
+            touched = {made for names, sources in fusion.parts() if moving & sources for made in names}
+            touched |= from_statistics & values.keys()
+
+            def along(parameters: Tensors, statistics: Tensors) -> Tensors:
+                _, derivative, *_ = jvp(
+                    lambda *at: {name: every(*at)[name] for name in touched},
+                    (point.parameters, point.statistics),
+                    (parameters, statistics),
+                )
+                found: Tensors = derivative
+                return found
+
+            tangents = {name: value for name, value in directions.parameters.items() if name in values}
             if touched:
                 tangents |= vmap(along)(directions.parameters, directions.statistics)
-        values = {name: cls.quick(every[name]) for name in tangents}
-        constants = {name: value for name, value in every.items() if name not in values}
-        return cls(network, values, tangents, constants)
+        quick = {name: cls.quick(values[name]) for name in tangents}
+        constants = {name: value for name, value in values.items() if name not in quick}
+        return cls(fusion.network, quick, tangents, constants)
 
     def __len__(self) -> int:
         return len(next(iter(self.tangents.values())))
