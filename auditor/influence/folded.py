@@ -53,12 +53,12 @@ class Folded:
             touched = {made for names, sources in fusion.parts() if moving & sources for made in names}
             touched |= from_statistics & values.keys()
 
+            def folded(parameters: Tensors, statistics: Tensors) -> Tensors:
+                found = every(parameters, statistics)
+                return {name: found[name] for name in touched}
+
             def along(parameters: Tensors, statistics: Tensors) -> Tensors:
-                _, derivative, *_ = jvp(
-                    lambda *at: {name: every(*at)[name] for name in touched},
-                    (point.parameters, point.statistics),
-                    (parameters, statistics),
-                )
+                _, derivative, *_ = jvp(folded, (point.parameters, point.statistics), (parameters, statistics))
                 found: Tensors = derivative
                 return found
 

@@ -23,7 +23,16 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from auditor.distributed.computing import set_up
-from auditor.influence import Derivatives, Directions, Point, PreciseStatistics, ekfac, query_gradient, sample_logits
+from auditor.influence import (
+    Derivatives,
+    Directions,
+    Point,
+    PreciseStatistics,
+    directional_derivatives,
+    ekfac,
+    query_gradient,
+    sample_logits,
+)
 from auditor.influence.ekfac import EKFAC
 from auditor.models import build_model
 from auditor.sam import Network
@@ -35,6 +44,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "resnet9": ({"widths": [64, 128, 256], "blocks": 1}, (3, 32, 32)),
 }
 Everything = Callable[[str], bool]
+Contender = Callable[..., tuple[Callable[[], Tensor], Everything | None]]
 
 
 class Problem:
@@ -66,13 +76,15 @@ class Problem:
     def gradient(self) -> dict[str, Tensor]:
         return query_gradient(self.network, self.precise, self.point, [self.query])
 
-    def derivatives(self, tangents: list[dict[str, Tensor]], compile: bool = False) -> Derivatives:
+    def derivatives(
+        self, tangents: list[dict[str, Tensor]], compile: bool = False, dtype: torch.dtype | None = None
+    ) -> Derivatives:
         many = Directions.along(self.precise, self.parameters, self.buffers, tangents)
-        return Derivatives(self.network, [many], compile)
+        return Derivatives(self.network, [many], compile, dtype)
 
-    def along(self, tangents: list[dict[str, Tensor]]) -> Tensor:
+    def along(self, tangents: list[dict[str, Tensor]], dtype: torch.dtype | None = None) -> Tensor:
         """[rows, tangents]"""
-        return self.score(self.derivatives(tangents))
+        return self.score(self.derivatives(tangents, dtype=dtype))
 
     def score(self, derivatives: Derivatives) -> Tensor:
         return torch.cat([derivatives(inputs, labels) for inputs, labels in self.batches()])
@@ -84,20 +96,27 @@ class Problem:
     def reference(self, known: Everything) -> Tensor:
         """[rows], over the parameters that a contender knows."""
         tangent = {name: value if known(name) else torch.zeros_like(value) for name, value in self.gradient().items()}
-        return self.along([tangent])[:, 0]
+        direction = Directions.along(self.precise, self.parameters, self.buffers, [tangent])[0]
+        return torch.cat([directional_derivatives(self.network, direction, *batch)[1] for batch in self.batches()])
 
 
 def every(_: str) -> bool:
     return True
 
 
-def ours(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
-    return lambda: problem.along([problem.gradient()])[:, 0], every
+def ours(queries: int = 1, dtype: torch.dtype | None = None) -> Contender:
+    def prepare(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+        return lambda: problem.along([problem.gradient()] * queries, dtype)[:, queries // 2], every
+
+    return prepare
 
 
-def ours_compiled(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
-    derivatives = problem.derivatives([problem.gradient()], compile=True)  # once, before time is taken
-    return lambda: problem.score(derivatives)[:, 0], every
+def ours_compiled(dtype: torch.dtype | None = None) -> Contender:
+    def prepare(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+        derivatives = problem.derivatives([problem.gradient()], True, dtype)  # once, before time is taken
+        return lambda: problem.score(derivatives)[:, 0], every
+
+    return prepare
 
 
 def ours_ekfac(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
@@ -156,7 +175,7 @@ def dattri(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything 
     return lambda: tracin.attribute(problem.batches(), query)[:, 0], every
 
 
-def kronfluence(strategy: str, factors: bool) -> Callable[..., tuple[Callable[[], Tensor], Everything | None]]:
+def kronfluence(strategy: str, factors: bool) -> Contender:
     def prepare(problem: Problem, folder: Path) -> tuple[Callable[[], Tensor], Everything | None]:
         from kronfluence import Analyzer, FactorArguments, ScoreArguments, Task, prepare_model
 
@@ -223,12 +242,16 @@ def forward(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything
     return run, None
 
 
-CONTENDERS: dict[str, Callable[..., tuple[Callable[[], Tensor], Everything | None]]] = {
+CONTENDERS: dict[str, Contender] = {
     "a forward pass": forward,
-    "auditor, one query": ours,
-    "auditor, one query, compiled": ours_compiled,
-    "auditor, 16 queries": lambda problem, _: (lambda: problem.along([problem.gradient()] * 16)[:, 3], every),
-    "auditor, 256 queries": lambda problem, _: (lambda: problem.along([problem.gradient()] * 256)[:, 7], every),
+    "auditor, one query": ours(),
+    "auditor, one query, compiled": ours_compiled(),
+    "auditor, one query, bfloat16": ours(dtype=torch.bfloat16),
+    "auditor, one query, bfloat16, compiled": ours_compiled(torch.bfloat16),
+    "auditor, 16 queries": ours(16),
+    "auditor, 16 queries, bfloat16": ours(16, torch.bfloat16),
+    "auditor, 256 queries": ours(256),
+    "auditor, 256 queries, bfloat16": ours(256, torch.bfloat16),
     "captum TracInCP": captum,
     "captum TracInCPFast (last layer alone)": captum_fast,
     "dattri TracIn": dattri,
