@@ -1,6 +1,6 @@
 """Derivatives of samples' losses along many directions, the quicker of two exact ways for each point.
 
-One tangent at a point: a dual forward pass. Several: a `Contraction`, where a trial shows that it is right for the
+One tangent at a point: a dual forward pass, BatchNorm layers fused. Several: a `Contraction`, where a trial shows that it is right for the
 network, and a dual forward pass each otherwise.
 """
 
@@ -15,7 +15,7 @@ from auditor.influence.contraction import Contraction, UncoveredError
 from auditor.influence.directional import Directions
 from auditor.influence.dual import Dual, DualPasses, compiled, dual
 from auditor.influence.folded import Folded, wide
-from auditor.influence.fusion import fusion_of
+from auditor.influence.fusion import Fusion, fusion_of
 from auditor.influence.statistics import fold
 from auditor.sam.network import Network
 
@@ -87,10 +87,12 @@ class Derivatives:
         directions, self._directions = self._directions, ()
         if not directions:
             return []
-        point = directions[0].point
-        fusion = fusion_of(
-            self._network, fold(self._network, point.parameters, point.buffers, point.statistics), inputs
-        )
+        fusion = Fusion.none(self._network)
+        # Many tangents are views of memory that all actors of a machine share: fused ones would be copies.
+        if all(len(some) == 1 for some in directions):
+            point = directions[0].point
+            values = fold(self._network, point.parameters, point.buffers, point.statistics)
+            fusion = fusion_of(self._network, values, inputs)
         folded = (Folded.of(self._network, some, fusion) for some in directions)
         return [some if self._dtype is None else some.rounded(self._dtype) for some in folded]
 
