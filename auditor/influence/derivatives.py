@@ -1,7 +1,7 @@
 """Derivatives of samples' losses along many directions, the quicker of two exact ways for each point.
 
-One tangent at a point: a dual forward pass, BatchNorm layers fused. Several: a `Contraction`, where a trial shows that it is right for the
-network, and a dual forward pass each otherwise.
+One tangent at each point: a dual forward pass, BatchNorm layers fused. Several: a `Contraction`, where a trial shows
+that it is right for the network, and a dual forward pass each otherwise.
 """
 
 from __future__ import annotations
