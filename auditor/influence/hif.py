@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from auditor.influence.attention import plain_attention
+from auditor.influence.passes import micro_batch_hessian
 from auditor.influence.pushforward import micro_batch_pushforward
-from auditor.influence.replay import micro_batch_hessian, micro_batch_pullback
+from auditor.influence.replay import micro_batch_pullback
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Perturbation, Tensors
 from auditor.sam.state import State

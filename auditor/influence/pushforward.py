@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from auditor.influence.attention import plain_attention
-from auditor.influence.replay import micro_batch_hessian
+from auditor.influence.passes import micro_batch_hessian
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Past, Perturbation, Tensors, Weighing, sample_losses, zeros
 from auditor.sam.state import State
