@@ -7,7 +7,7 @@ the tangents of all directions are one matrix product:
     ⟨∇l_k, v_q⟩ = Σ_layers ⟨x_k ⊗ δ_k, V_q⟩
 
 Measured on a CPU (docs/benchmarks/scoring.md), a few tangents together cost about six forward passes, and each further
-one a few hundredths of a pass, where a dual forward pass each costs about three.
+one a few hundredths of a pass, where a dual forward pass each costs two to three.
 """
 
 from __future__ import annotations
