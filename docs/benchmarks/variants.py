@@ -59,6 +59,12 @@ VARIANTS = {
     "SAM, ρ 0.05, m 8": ["train.micro_batch_size=8"],
     "SAM, ρ 0.05, m 32": ["train.micro_batch_size=32"],
     "SAM, ρ 0.05, m 128": ["train.micro_batch_size=128"],
+    "vision transformer, SAM, ρ 0.02, AdamW": [
+        "model={name: vit, args: {patch_size: 2, layers: 2, hidden: 32}}",
+        "train.epochs=40",
+        "train.optimizer={name: adamw, learning_rate: 0.001, epsilon: 0.00001, weight_decay: 0.05, warmup_epochs: 5}",
+        "train.perturbation={name: sam, rho: 0.02}",
+    ],
 }
 
 
