@@ -17,6 +17,8 @@ from auditor.influence import Derivatives, Directions
 
 ROWS = 256
 """Samples that are tried."""
+_AT_ONCE = 32
+"""Of them: few, since nothing halves a batch for which this device has no memory."""
 _RANK = 0.99
 """The least rank correlation that is good enough: above that of almost any score with real retrainings."""
 
@@ -66,10 +68,9 @@ def fewer_bits(
         return None, {}
     dtype: torch.dtype = getattr(torch, precision)
     rows = np.sort(counters.permutation("rounding", trained.manifest.rows, trained.config.seed)[:ROWS])
-    inputs, labels = trained.train.inputs(rows).to(trained.device), trained.train.labels[rows].to(trained.device)
-    expected = Derivatives(trained.network, directions)(inputs, labels).cpu().numpy()
+    expected = _derivatives(trained, Derivatives(trained.network, directions), rows)
     try:
-        found = Derivatives(trained.network, directions, dtype=dtype)(inputs, labels).cpu().numpy()
+        found = _derivatives(trained, Derivatives(trained.network, directions, dtype=dtype), rows)
     except (RuntimeError, TypeError) as error:  # a network of one's own may insist on a type
         why = f"the network cannot compute in {precision} ({str(error).splitlines()[0]})"
     else:
@@ -83,3 +84,11 @@ def fewer_bits(
         why = f"{precision} changes ranks ({worst}: rank correlation {lost[worst].rank:.3f} over {len(rows)} samples)"
     remark(trained.run, f"{why}; scores are computed as the network was trained")
     return None, {}
+
+
+def _derivatives(trained: TrainedRun, along: Derivatives, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Derivatives of some training rows, [rows, directions]."""
+    parts = np.split(rows, range(_AT_ONCE, len(rows), _AT_ONCE))
+    chunks = ((trained.train.inputs(part), trained.train.labels[part]) for part in parts)
+    found = [along(inputs.to(trained.device), labels.to(trained.device)).cpu() for inputs, labels in chunks]
+    return np.asarray(torch.cat(found).numpy())

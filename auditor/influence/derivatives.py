@@ -39,7 +39,7 @@ class Derivatives:
         compile: Compile the dual pass; where that fails or gives other numbers, it is left as it is, and `remark` says
             so.
         dtype: Type of the numbers that the network computes with; by default that of its parameters. What is lost
-            with fewer bits, `auditor.influence.rounding` measures.
+            with fewer bits, `auditor.distributed.rounding` measures.
     """
 
     def __init__(
@@ -67,11 +67,13 @@ class Derivatives:
         """
         if self._ways is None:
             self._ways = self._choose(inputs, labels)
+            self._directions = ()  # not before: memory may run out, and another attempt has fewer rows
         if not self._ways:
             return torch.zeros(len(labels), 0, dtype=torch.float64, device=labels.device)
         return torch.cat([along(inputs, labels).double() for along in self._ways], dim=1)
 
     def _choose(self, inputs: Tensor, labels: Tensor) -> list[_Along]:
+        self.remark = None
         every = self._fold(inputs[:_TRIAL_ROWS])
         several = [folded for folded in every if len(folded) > 1]
         contracts = bool(several) and can_contract(several[0], inputs[:_TRIAL_ROWS], labels[:_TRIAL_ROWS])
@@ -83,13 +85,10 @@ class Derivatives:
         return [Contraction(folded) if contracts and len(folded) > 1 else DualPasses(folded, along) for folded in every]
 
     def _fold(self, inputs: Tensor) -> list[Folded]:
-        """Directions as they are computed with; those that were given are not needed any more."""
-        directions, self._directions = self._directions, ()
-        if not directions:
-            return []
-        fusion = Fusion.none(self._network)
+        """Directions as they are computed with."""
+        directions, fusion = self._directions, Fusion.none(self._network)
         # Many tangents are views of memory that all actors of a machine share: fused ones would be copies.
-        if all(len(some) == 1 for some in directions):
+        if directions and all(len(some) == 1 for some in directions):
             point = directions[0].point
             values = fold(self._network, point.parameters, point.buffers, point.statistics)
             fusion = fusion_of(self._network, values, inputs)

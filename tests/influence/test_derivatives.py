@@ -282,3 +282,25 @@ def test_every_model_can_be_scored_in_bfloat16(name):
     found = Derivatives(net, many, dtype=torch.bfloat16)(inputs, labels)
     # Deep networks of random weights magnify what trained ones do not.
     assert (found - expected).norm() < 0.3 * expected.norm()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_first_batch_for_which_there_is_no_memory_leaves_everything_for_a_smaller_one(count):
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, inputs):
+            if len(inputs) > 4:
+                raise torch.OutOfMemoryError("no room")
+            return self.layer(inputs.flatten(1))
+
+    torch.manual_seed(0)
+    net = Network(Small().to(F64))
+    many, (inputs, labels) = [directions_of(net, count)], samples(4)
+    along = Derivatives(net, many)
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            along(*samples(8))
+    torch.testing.assert_close(along(inputs, labels), one_by_one(net, many, inputs, labels))
