@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from auditor import counters
 from auditor.distributed.remarks import remark
-from auditor.distributed.trained_run import TrainedRun
+from auditor.distributed.trained_run import Chunks, TrainedRun
 from auditor.fidelity.agreement import spearman
 from auditor.influence import Derivatives, Directions
 
-ROWS = 256
+_ROWS = 256
 """Samples that are tried."""
 _AT_ONCE = 32
 """Of them: few, since nothing halves a batch for which this device has no memory."""
@@ -67,7 +67,7 @@ def fewer_bits(
     if precision is None or not directions:
         return None, {}
     dtype: torch.dtype = getattr(torch, precision)
-    rows = np.sort(counters.permutation("rounding", trained.manifest.rows, trained.config.seed)[:ROWS])
+    rows = np.sort(counters.permutation("rounding", trained.manifest.rows, trained.config.seed)[:_ROWS])
     expected = _derivatives(trained, Derivatives(trained.network, directions), rows)
     try:
         found = _derivatives(trained, Derivatives(trained.network, directions, dtype=dtype), rows)
@@ -88,7 +88,5 @@ def fewer_bits(
 
 def _derivatives(trained: TrainedRun, along: Derivatives, rows: NDArray[np.integer]) -> NDArray[np.float64]:
     """Derivatives of some training rows, [rows, directions]."""
-    parts = np.split(rows, range(_AT_ONCE, len(rows), _AT_ONCE))
-    chunks = ((trained.train.inputs(part), trained.train.labels[part]) for part in parts)
-    found = [along(inputs.to(trained.device), labels.to(trained.device)).cpu() for inputs, labels in chunks]
-    return np.asarray(torch.cat(found).numpy())
+    chunks = Chunks(trained.train, _AT_ONCE, trained.device, rows)
+    return np.asarray(torch.cat([along(*chunk).cpu() for chunk in chunks]).numpy())

@@ -92,8 +92,7 @@ def _evaluation(trained: TrainedRun) -> dict[str, Any]:
     validation = trained.chunks("validation")
     curve = []
     for step in trained.manifest.checkpoints:
-        point = trained.final if step == trained.manifest.steps else trained.point(step)
-        measured = evaluate(trained.network, point, validation)
+        measured = evaluate(trained.network, trained.point(step), validation)
         curve.append(
             {
                 "step": step,

@@ -108,13 +108,16 @@ class TrainedRun:
 
     def point(self, step: int) -> Point:
         """The recorded state before a step, with its statistics."""
+        return self.final if step == self.manifest.steps else self._point(step)
+
+    def _point(self, step: int) -> Point:
         state = self.reader.state(step).to(self.device)
         return Point.at(self.precise, state.parameters, state.buffers)
 
     @cached_property
     def final(self) -> Point:
-        """θ_T with its statistics."""
-        return self.point(self.manifest.steps)
+        """θ_T with its statistics, computed once."""
+        return self._point(self.manifest.steps)
 
     @cached_property
     def query(self) -> Chunks:

@@ -14,7 +14,7 @@ from auditor.influence.double_backward import CheapDoubleBackward
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Perturbation, Tensors, Weighing, sample_losses, zeros
 from auditor.sam.state import State
-from auditor.sam.step import MicroBatch, look, micro_batch_pass
+from auditor.sam.step import MicroBatch, look, micro_batch_pass, probed
 
 
 def micro_batch_hessian(
@@ -100,8 +100,8 @@ class FirstPass:
             return
         weighing, beside = None, None
         if (reweighting := perturbation.reweighting) is not None:
-            weighing, self._probe = reweighting.weights, reweighting.probe(state.parameters, batch.seed)
-            beside = look(network, self._probe, state.buffers, batch).losses
+            weighing = reweighting.weights
+            self._probe, beside = probed(network, state.parameters, state.buffers, batch, reweighting)
         loss_of = perturbation.ascent_loss
         self._pass = Pass(network, state.parameters, state.buffers, batch, loss_of, weighing, beside)
         self.losses, self.gradient = self._pass.losses, self._pass.gradient

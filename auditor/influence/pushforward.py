@@ -23,7 +23,7 @@ from auditor.influence.passes import micro_batch_hessian
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Past, Perturbation, Tensors, Weighing, sample_losses, zeros
 from auditor.sam.state import State
-from auditor.sam.step import MicroBatch, descent_weighing, first_pass, look, micro_batch_pass
+from auditor.sam.step import MicroBatch, descent_weighing, first_pass, micro_batch_pass, probed
 
 
 def micro_batch_pushforward(
@@ -102,8 +102,7 @@ def _first_moved(
     """Return ġ; `losses` are those at θ."""
     parameters, buffers = state.parameters, state.buffers
     if (reweighting := perturbation.reweighting) is not None:
-        probe = reweighting.probe(parameters, batch.seed)
-        beside = look(network, probe, buffers, batch).losses
+        probe, beside = probed(network, parameters, buffers, batch, reweighting)
         losses_moved, beside_moved = (_losses_moved(network, at, buffers, batch, moved) for at in (parameters, probe))
         batch, weights = _weighed(reweighting.weights, batch, weights, (losses, beside), (losses_moved, beside_moved))
     return _moved(network, parameters, buffers, batch, moved, weights, perturbation.ascent_loss)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from auditor.sam.network import Network
 from auditor.sam.optimizer import Optimizer, optimizer_step, second_moment
-from auditor.sam.perturbation import Past, Perturbation, Tensors, Weighing, global_norm, sample_losses
+from auditor.sam.perturbation import Past, Perturbation, Reweighting, Tensors, Weighing, global_norm, sample_losses
 from auditor.sam.state import State
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
@@ -162,8 +162,20 @@ def ascent_weighing(
     """How the variant weighs the samples of its pass at θ; None where it leaves their weights."""
     if perturbation.reweighting is None:
         return None
-    probe = perturbation.reweighting.probe(parameters, batch.seed)
-    return beside(perturbation.reweighting.weights, look(network, probe, buffers, batch).losses)
+    _, losses = probed(network, parameters, buffers, batch, perturbation.reweighting)
+    return beside(perturbation.reweighting.weights, losses)
+
+
+def probed(
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: MicroBatch,
+    reweighting: Reweighting,
+) -> tuple[Tensors, Tensor]:
+    """The probe beside θ, and the samples' losses there, [m]."""
+    probe = reweighting.probe(parameters, batch.seed)
+    return probe, look(network, probe, buffers, batch).losses
 
 
 def descent_weighing(perturbation: Perturbation, losses: Tensor) -> Weigh | None:
