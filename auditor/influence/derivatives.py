@@ -92,7 +92,7 @@ class Derivatives:
             point = directions[0].point
             values = fold(self._network, point.parameters, point.buffers, point.statistics)
             fusion = fusion_of(self._network, values, inputs)
-        folded = (Folded.of(self._network, some, fusion) for some in directions)
+        folded = (Folded.of(self._network, some, fusion, inputs) for some in directions)
         return [some if self._dtype is None else some.rounded(self._dtype) for some in folded]
 
     def _compiled(self, folded: Folded, plain: Dual, inputs: Tensor, labels: Tensor) -> Dual:

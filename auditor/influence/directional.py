@@ -91,7 +91,8 @@ class Directions:
 
 def sample_logits(network: Network, point: Point, inputs: Tensor) -> Tensor:
     """Logits [m, classes] in evaluation mode with the point's statistics."""
-    return network.evaluate(fold(network, point.parameters, point.buffers, point.statistics), {}, inputs)
+    values = fold(network, point.parameters, point.buffers, point.statistics)
+    return network.evaluate(values, {}, network.quick(inputs))
 
 
 def directional_derivatives(

@@ -32,13 +32,16 @@ class Folded:
     """What the network computes with beside them."""
 
     @classmethod
-    def of(cls, network: Network, directions: Directions, fusion: Fusion | None = None) -> Folded:
+    def of(
+        cls, network: Network, directions: Directions, fusion: Fusion | None = None, inputs: Tensor | None = None
+    ) -> Folded:
         """Fold a point's statistics, and the tangents with them.
 
         Args:
             network: The model.
             directions: A point and tangents.
             fusion: The network to compute with, BatchNorm layers being a part of others; by default the model itself.
+            inputs: Samples like those it will be given, [m, ...]: kernels lie in memory as these had better do.
         """
         point, fusion = directions.point, fusion or Fusion.none(network)
         layers = {name.rpartition(".")[0] for name in point.statistics}
@@ -65,9 +68,10 @@ class Folded:
             tangents = {name: value for name, value in directions.parameters.items() if name in values}
             if touched:
                 tangents |= vmap(along)(directions.parameters, directions.statistics)
-        quick = {name: cls.quick(values[name]) for name in tangents}
-        constants = {name: value for name, value in values.items() if name not in quick}
-        return cls(fusion.network, quick, tangents, constants)
+        innermost = inputs is not None and fusion.network.innermost(inputs)
+        moved = {name: _innermost(values[name]) if innermost else values[name] for name in tangents}
+        constants = {name: value for name, value in values.items() if name not in moved}
+        return cls(fusion.network, moved, tangents, constants)
 
     def __len__(self) -> int:
         return len(next(iter(self.tangents.values())))
@@ -87,12 +91,12 @@ class Folded:
 
     def given(self, inputs: Tensor) -> Tensor:
         """Inputs [m, ...] as this network takes them."""
-        return self.quick(inputs.to(self.dtype))
+        return _innermost(inputs).to(self.dtype) if self.network.innermost(inputs) else inputs.to(self.dtype)
 
-    @staticmethod
-    def quick(values: Tensor) -> Tensor:
-        """Images and kernels with their channels innermost: on CPUs a fifth less time for the same numbers."""
-        return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+
+def _innermost(values: Tensor) -> Tensor:
+    """Images and kernels with their channels innermost."""
+    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -78,6 +78,7 @@ class PreciseStatistics:
         return _mean(value for value, _ in pairs), _mean(derivative for _, derivative in pairs)
 
     def _of_chunk(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], chunk: Tensor) -> Tensors:
+        chunk = self.network.quick(chunk)
         self.network.model.eval()  # dropout stays off
         for module in self.network.norms.values():
             module.train()

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from auditor.influence.attention import plain_attention
-from auditor.influence.directional import Point, sample_logits
-from auditor.influence.statistics import PreciseStatistics
+from auditor.influence.directional import Point
+from auditor.influence.statistics import PreciseStatistics, fold
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
 
@@ -117,7 +117,7 @@ def _sample_gradients(
     """∇m_k of a few samples at a time, in the parameters and in the statistics, each [r, ...]."""
 
     def output(parameters: Tensors, statistics: Tensors, sample: Tensor, label: Tensor) -> Tensor:
-        logits = sample_logits(network, Point(parameters, point.buffers, statistics), sample[None])[0]
+        logits = network.evaluate(fold(network, parameters, point.buffers, statistics), {}, sample[None])[0]
         own = torch.arange(len(logits), device=logits.device) == label
         return (logits * own).sum() - logits.masked_fill(own, -torch.inf).logsumexp(0)
 

@@ -115,6 +115,11 @@ class ShardedNetwork(Network):
         """What a mean over a part of a micro-batch counts for in the mean over all of it."""
         return part / self.micro_batch_size
 
+    def innermost(self, inputs: Tensor) -> bool:
+        """No: a trial with the module itself would be a collective pass."""
+        del inputs
+        return False
+
     def train(
         self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor, seed: int
     ) -> tuple[Tensor, Tensors]:

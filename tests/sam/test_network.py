@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from auditor.influence.passes import micro_batch_hessian
 from auditor.models import build_model
 from auditor.sam import SGD, MicroBatch, Network, State, make_perturbation, sam_step
+from auditor.sam.step import micro_batch_pass
 
 F64 = torch.float64
 
@@ -80,3 +83,82 @@ def test_training_above_a_frozen_body_is_training_on_what_it_gives():
         torch.testing.assert_close(loss, expected)
     for name, value in state.parameters.items():
         torch.testing.assert_close(value, above.parameters[names[name]])
+
+
+class Viewing(nn.Module):
+    """Takes a view of what a convolution gave, which memory with the channels innermost does not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 36, 3)
+
+    def forward(self, inputs):
+        return self.head(self.body(inputs).view(len(inputs), -1))
+
+
+def images(size=6, dtype=torch.float32):
+    return torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "resnet", "resnet18", "wide_resnet"])
+def test_images_are_laid_out_for_the_convolutions_of_a_network_and_the_numbers_stay(name):
+    args = {"small_cnn": {"widths": [3, 4]}, "resnet": {"widths": [3, 4]}, "resnet18": {"small_images": True}}
+    model = build_model(name, args.get(name, {"depth": 10, "width": 1}), (3, 32, 32), 3, seed=1)
+    network, inputs = Network(model), images(32)
+    quick = network.quick(inputs)
+    assert quick.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(quick, inputs)
+    parameters, buffers = network.parameters(), network.buffers()
+    given = MicroBatch(inputs, torch.arange(6) % 3, torch.ones(6), seed=0)
+    found = (
+        micro_batch_pass(network, parameters, buffers, given),
+        *micro_batch_hessian(network, parameters, buffers, given, parameters),
+    )
+    network.innermost = lambda _: False
+    expected = (
+        micro_batch_pass(network, parameters, buffers, given),
+        *micro_batch_hessian(network, parameters, buffers, given, parameters),
+    )
+    same(found[0].logits, expected[0].logits)
+    same(found[2], expected[2])
+    for pair in ((found[0].gradient, expected[0].gradient), (found[1], expected[1])):
+        for key, value in pair[1].items():
+            same(pair[0][key], value)
+    for key, value in expected[0].statistics.items():
+        same(found[0].statistics[key], value)
+
+
+def same(found, expected):
+    """Up to the rounding of 32 bits, whatever the order of the sums."""
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()) + 1e-6)
+
+
+def test_a_network_that_takes_views_of_activations_is_given_images_as_they_are():
+    torch.manual_seed(0)
+    network, inputs = Network(Viewing()), images()
+    assert network.quick(inputs) is inputs
+    given = MicroBatch(inputs, torch.arange(6) % 3, torch.ones(6), seed=0)
+    assert micro_batch_pass(network, network.parameters(), network.buffers(), given).logits.shape == (6, 3)
+
+
+def test_a_network_whose_numbers_depend_on_the_layout_is_given_images_as_they_are():
+    class Storage(Viewing):
+        def forward(self, inputs):
+            seen = self.body(inputs)
+            return self.head(seen.as_strided((len(inputs), 4 * 36), (4 * 36, 1)))
+
+    torch.manual_seed(0)
+    inputs = images()
+    assert Network(Storage()).quick(inputs) is inputs
+
+
+def test_nothing_is_laid_out_for_wide_numbers_group_norm_or_no_convolutions_and_buffers_stay():
+    network = Network(build_model("small_cnn", {"widths": [3, 4]}, (3, 6, 6), 3, seed=1))
+    assert network.quick(inputs := images(dtype=F64)) is inputs
+    grouped = Network(build_model("resnet", {"widths": [4], "norm": "group"}, (3, 6, 6), 3, seed=1))
+    assert grouped.quick(inputs := images()) is inputs
+    dense = Network(nn.Sequential(nn.Flatten(), nn.Linear(108, 3)))
+    assert dense.quick(inputs := images()) is inputs
+    before = {name: value.clone() for name, value in network.buffers().items()}
+    network.quick(images())
+    assert all(torch.equal(before[name], value) for name, value in network.buffers().items())

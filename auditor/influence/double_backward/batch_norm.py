@@ -21,6 +21,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from auditor.influence.double_backward.layout import alike
+
 _aten = torch.ops.aten
 
 
@@ -71,6 +73,7 @@ class _BatchNormGradient(Function):
     def forward(
         context: Any, toward: Tensor, values: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        toward = alike(toward, values)
         of_values, of_weight, of_bias = _gradient(toward, values, weight, mean, scale, eps)
         context.save_for_backward(toward, values, weight, mean, scale, of_weight, of_bias)
         context.eps = eps
@@ -80,12 +83,11 @@ class _BatchNormGradient(Function):
     @once_differentiable
     def backward(context: Any, *cotangents: Tensor) -> Any:
         toward, values, weight, mean, scale, toward_normed, toward_sum = context.saved_tensors
-        a, c, d = cotangents
+        a, c, d = alike(cotangents[0], values), *cotangents[1:]
         count = values.numel() // values.shape[1]
         # Σ a x̂ and Σ a: the kernel of the gradient forms them in one pass, its first output left out.
         _, a_normed, a_sum = _gradient(a, values, weight, mean, scale, context.eps, of_values=False)
-        shape = (values.shape[0], values.shape[1], -1)
-        product = torch.linalg.vecdot(a.reshape(shape), toward.reshape(shape)).sum(0)
+        product = _inner(a, toward)
         of_weight = scale * (product - (a_sum * toward_sum + a_normed * toward_normed) / count)
 
         gain = weight * scale
@@ -115,6 +117,14 @@ def _gradient(
         toward, values, weight, None, None, mean, scale, True, eps, [of_values, True, True]
     )
     return found
+
+
+def _inner(one: Tensor, other: Tensor) -> Tensor:
+    """Sum of products in each channel, [channels]."""
+    if one.is_contiguous():
+        shape = (one.shape[0], one.shape[1], -1)
+        return torch.linalg.vecdot(one.view(shape), other.reshape(shape)).sum(0)
+    return (one * other).sum([axis for axis in range(one.dim()) if axis != 1])
 
 
 def _combination(constant: Tensor, first: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor]) -> Tensor:

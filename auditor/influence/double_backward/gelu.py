@@ -11,6 +11,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from auditor.influence.double_backward.layout import alike
+
 _aten = torch.ops.aten
 
 
@@ -36,6 +38,7 @@ class _Gelu(Function):
 class _GeluGradient(Function):
     @staticmethod
     def forward(context: Any, toward: Tensor, values: Tensor) -> Tensor:
+        toward = alike(toward, values)
         context.save_for_backward(toward, values)
         found: Tensor = _aten.gelu_backward(toward, values)
         return found
@@ -44,7 +47,7 @@ class _GeluGradient(Function):
     @once_differentiable
     def backward(context: Any, *cotangents: Tensor) -> Any:
         toward, values = context.saved_tensors
-        (a,) = cotangents
+        a = alike(cotangents[0], values)
         square = values * values
         density = (square * -0.5).exp_()
         curved = square.sub_(2.0).mul_(density).mul_(-1.0 / math.sqrt(2.0 * math.pi)).mul_(a).mul_(toward)
