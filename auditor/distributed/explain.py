@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.data import Dataset
-from auditor.distributed.explain_inputs import Explaining, Images, Retrained, Sensitivity
+from auditor.distributed.explain_inputs import Explaining, Images, Retrained, Sensitivity, influence
 from auditor.distributed.remarks import pass_on
+from auditor.distributed.rounding import Rounding
 from auditor.distributed.rows import RowReader, cause, device_of, over_rows, reserved, set_up_before
 from auditor.distributed.shared import share_tensors
 from auditor.errors import StageError
@@ -70,7 +72,7 @@ def explain_on_ray(config: Config, run: RunFolder) -> None:
     dataset = Dataset.load(run)
     rows = dataset.splits["train"].rows
     try:
-        images, retrained, parts = _prepared(config, run)
+        images, retrained, parts, rounding = _prepared(config, run)
     except ray.exceptions.RayError as error:
         raise StageError(f"explain could not be prepared: {cause(error)}") from error
     except UnsolvableError as error:
@@ -91,7 +93,7 @@ def explain_on_ray(config: Config, run: RunFolder) -> None:
         float(spearman(predicted[:, image], retrained.effects[:, image])) if len(predicted) >= FEWEST else None
         for image in range(len(images.rows))
     ]
-    _write(config, run, images, extremes, agreement, len(retrained.rows))
+    _write(config, run, images, extremes, agreement, len(retrained.rows), rounding)
 
 
 def _gathered(
@@ -140,17 +142,17 @@ class Explainer:
         self.reader = RowReader(settings, uri)
         self.found: Sensitivity = ray.get(prepared)
         on_device = [some.to(self.reader.device) for some in self.found.directions]
-        self.derivatives = Derivatives(self.reader.network, on_device)
+        self.derivatives = Derivatives(self.reader.network, on_device, dtype=self.found.dtype)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One row a block: its most influential samples, and what leaving out its part of each subset would do."""
         images, left_out = len(self.found), self.found.left_out
         extremes = Extremes(images, self.reader.config.explain.samples)
         predicted = np.zeros((len(left_out), images))
-        for rows, influence in self.reader.in_parts(block, self._influence):
-            extremes.add(rows, influence)
+        for rows, found in self.reader.in_parts(block, self._influence):
+            extremes.add(rows, found)
             for place, removed in enumerate(left_out):
-                predicted[place] += influence[np.isin(rows, removed)].sum(axis=0)
+                predicted[place] += found[np.isin(rows, removed)].sum(axis=0)
         kept_rows, kept = extremes.kept()
         line = {
             "samples": len(block),
@@ -165,12 +167,11 @@ class Explainer:
         """Rows [m], and the influence of each on each image, [m, M]."""
         rows = np.asarray(batch["row"].to_numpy(), dtype=np.int64)
         along = self.derivatives(*self.reader.tensors(batch)).cpu().numpy()
-        weights = self.found.weights[rows]
-        influence = np.einsum("kp,kpz->kz", weights, along.reshape(len(rows), weights.shape[1], -1))
-        if not np.isfinite(influence).all():
-            sample = batch["sample_id"][int(np.nonzero(~np.isfinite(influence))[0][0])].as_py()
+        found = influence(self.found.weights[rows], along)
+        if not np.isfinite(found).all():
+            sample = batch["sample_id"][int(np.nonzero(~np.isfinite(found))[0][0])].as_py()
             raise StageError(f"the influence of sample {sample!r} is not finite")
-        return rows, influence
+        return rows, found
 
 
 _SCHEMA = pa.schema(
@@ -184,8 +185,8 @@ _SCHEMA = pa.schema(
 )
 
 
-def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[ray.ObjectRef]]:
-    """Images, retrainings, and a `Sensitivity` for some images at a time, in the object store.
+def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[ray.ObjectRef], Rounding | None]:
+    """Images, retrainings, a `Sensitivity` for some images at a time in the object store, and what fewer bits cost.
 
     Computed where the accelerators are; without any, here.
     """
@@ -193,17 +194,23 @@ def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[r
         set_up_before(config)
         explaining = Explaining(config, run, device_of(config))
         share_tensors()
-        return explaining.images, explaining.retrained, [ray.put(part) for part in explaining.parts()]
+        parts = [(ray.put(part), lost) for part, lost in explaining.parts()]
+        images, retrained = explaining.images, explaining.retrained
+    else:
 
-    def remotely() -> Iterator[object]:
-        explaining = Explaining(config, run, device_of(config))
-        share_tensors()
-        yield explaining.images, explaining.retrained
-        yield from explaining.parts()
+        def remotely() -> Iterator[object]:
+            explaining = Explaining(config, run, device_of(config))
+            share_tensors()
+            yield explaining.images, explaining.retrained
+            for part, lost in explaining.parts():
+                yield part
+                yield lost
 
-    streamed = ray.remote(num_returns="streaming", **reserved(config))(remotely).remote()
-    images, retrained = ray.get(next(streamed))
-    return images, retrained, list(streamed)
+        first, *others = ray.remote(num_returns="streaming", **reserved(config))(remotely).remote()
+        images, retrained = ray.get(first)
+        parts = list(zip(others[0::2], ray.get(others[1::2]), strict=True))
+    rounded = [lost for _, lost in parts if lost is not None]
+    return images, retrained, [part for part, _ in parts], Rounding.worst(rounded) if rounded else None
 
 
 def _write(
@@ -213,6 +220,7 @@ def _write(
     extremes: list[Extremes],
     agreement: list[float | None],
     retrainings: int,
+    rounding: Rounding | None,
 ) -> None:
     places = [(some, query) for some in extremes for query in range(len(some))]
     lines = [
@@ -230,5 +238,6 @@ def _write(
     run.write_table(f"{_ASIDE}/influence.parquet", pa.table(influence, schema=INFLUENCE_SCHEMA))
     settings = config.explain.model_dump(mode="json")
     counts = {"misclassified": images.misclassified, "retrainings": retrainings, "subsets": _subsets(run)}
-    run.write_json(f"{_ASIDE}/explain.json", {"settings": settings, **counts})
+    lost = None if rounding is None else asdict(rounding)
+    run.write_json(f"{_ASIDE}/explain.json", {"settings": settings, **counts, "rounding": lost})
     run.replace(_ASIDE, EXPLAIN)

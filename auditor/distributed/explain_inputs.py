@@ -14,6 +14,7 @@ from torch import Tensor
 
 from auditor import counters
 from auditor.config import Config
+from auditor.distributed.rounding import Rounding, fewer_bits
 from auditor.distributed.scoring_inputs import exposures, gif_directions, used_checkpoints
 from auditor.distributed.trained_run import TrainedRun
 from auditor.fidelity.removals import Removal
@@ -65,9 +66,17 @@ class Sensitivity:
     """W [training rows, points]: influence on image z is Σ_p W[k, p] ⟨∇l_k(θ_p), v_{p,z}⟩."""
     left_out: list[NDArray[np.int64]]
     """Training rows, ascending, of each retraining to predict."""
+    dtype: torch.dtype | None
+    """Of the numbers that passes over samples compute with; None for that of training."""
 
     def __len__(self) -> int:
         return len(self.directions[0])
+
+
+def influence(weights: NDArray[np.float64], derivatives: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Influence of samples on images, [m, M], from W [m, points] and derivatives [m, points · M]."""
+    found: NDArray[np.float64] = np.einsum("kp,kpz->kz", weights, derivatives.reshape(*weights.shape, -1))
+    return found
 
 
 class Explaining:
@@ -88,8 +97,11 @@ class Explaining:
         self.images = _images(self._trained, self._point, config.explain.images)
         self.retrained = _retrained(run, self.images)
 
-    def parts(self) -> Iterator[Sensitivity]:
+    def parts(self) -> Iterator[tuple[Sensitivity, Rounding | None]]:
         """As many images at a time as `explain.memory_gib` has room for, in order.
+
+        Yields:
+            What an actor needs for them, and what it costs them at worst that passes compute in fewer bits, if they do.
 
         Raises:
             UnsolvableError: `explain.method` is `ekfac`, which knows no layer of the model.
@@ -100,7 +112,7 @@ class Explaining:
         for first in range(0, len(self.images.rows), size):
             yield self._sensitivity(self.images.rows[first : first + size])
 
-    def _sensitivity(self, rows: NDArray[np.int64]) -> Sensitivity:
+    def _sensitivity(self, rows: NDArray[np.int64]) -> tuple[Sensitivity, Rounding | None]:
         trained, point = self._trained, self._point
         gradients = [
             query_gradient(trained.network, trained.precise, point, trained.chunks("validation", np.array([row])))
@@ -114,7 +126,14 @@ class Explaining:
             tangents = [self._solve(gradient) for gradient in gradients]
             directions = [Directions.along(trained.precise, point.parameters, point.buffers, tangents)]
             weights = np.full((trained.manifest.rows, 1), 1.0 / trained.manifest.rows)
-        return Sensitivity(tuple(some.to(_CPU) for some in directions), weights, self.retrained.rows)
+
+        def by_image(some: NDArray[np.integer], derivatives: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+            names = [trained.validation.sample_ids[row] for row in rows]
+            return dict(zip(names, influence(weights[some], derivatives).T, strict=True))
+
+        dtype, lost = fewer_bits(trained, directions, by_image)
+        on_cpu = tuple(some.to(_CPU) for some in directions)
+        return Sensitivity(on_cpu, weights, self.retrained.rows, dtype), Rounding.worst(lost.values()) if lost else None
 
     @property
     def _points(self) -> int:

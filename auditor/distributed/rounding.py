@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,10 @@ _AT_ONCE = 32
 """Of them: few, since nothing halves a batch for which this device has no memory."""
 _RANK = 0.99
 """The least rank correlation that is good enough: above that of almost any score with real retrainings."""
+
+
+InfluenceOf = Callable[[NDArray[np.integer], NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
+"""(rows [r], derivatives [r, directions]) → influence [r] by score."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,17 @@ class Rounding:
             typical = float(np.sqrt(np.mean(off**2) / np.mean(expected**2)))
         return cls(len(expected), largest, typical, float(spearman(found, expected)))
 
+    @classmethod
+    def worst(cls, some: Iterable[Rounding]) -> Rounding:
+        """The worst of each number over several scores of the same samples."""
+        found = list(some)
+        return cls(
+            max(each.rows for each in found),
+            max(each.largest for each in found),
+            max(each.typical for each in found),
+            min(each.rank for each in found),
+        )
+
     @property
     def good_enough(self) -> bool:
         """Whether the ranking survives; not so where a number is not finite."""
@@ -51,17 +66,17 @@ class Rounding:
 
 
 def fewer_bits(
-    trained: TrainedRun, directions: Sequence[Directions], weights: Mapping[str, NDArray[np.float64]]
+    trained: TrainedRun, directions: Sequence[Directions], influence_of: InfluenceOf
 ) -> tuple[torch.dtype | None, dict[str, Rounding]]:
     """Whether `score.precision` will do, tried on some samples; where it will not, a remark says why.
 
     Args:
         trained: The training.
-        directions: Those of scoring, on its device.
-        weights: W [rows, directions] by score column.
+        directions: Those of the passes over samples, on their device.
+        influence_of: What is made of their derivatives.
 
     Returns:
-        The type that passes over samples compute with, None for that of training, and what it costs by score column.
+        The type that passes over samples compute with, None for that of training, and what it costs by score.
     """
     precision = trained.config.score.precision
     if precision is None or not directions:
@@ -75,14 +90,16 @@ def fewer_bits(
         why = f"the network cannot compute in {precision} ({str(error).splitlines()[0]})"
     else:
         lost = {
-            column: Rounding.between((each[rows] * found).sum(axis=1), (each[rows] * expected).sum(axis=1))
-            for column, each in weights.items()
+            name: Rounding.between(few, full)
+            for (name, few), full in zip(
+                influence_of(rows, found).items(), influence_of(rows, expected).values(), strict=True
+            )
         }
-        worst = min(lost, key=lambda column: (lost[column].good_enough, lost[column].rank))
+        worst = min(lost, key=lambda name: (lost[name].good_enough, lost[name].rank))
         if lost[worst].good_enough:
             return dtype, lost
         why = f"{precision} changes ranks ({worst}: rank correlation {lost[worst].rank:.3f} over {len(rows)} samples)"
-    remark(trained.run, f"{why}; scores are computed as the network was trained")
+    remark(trained.run, f"{why}; influence is computed as the network was trained")
     return None, {}
 
 

@@ -76,7 +76,11 @@ def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> Sco
     known |= {name: of(trained) for name, of in _RECORDED.items() if name in methods}
     directions = [some for directions, _ in sums for some in directions]
     weights = _side_by_side(sums)
-    dtype, lost = fewer_bits(trained, directions, weights)
+
+    def scores(rows: NDArray[np.integer], derivatives: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return {column: (each[rows] * derivatives).sum(axis=1) for column, each in weights.items()}
+
+    dtype, lost = fewer_bits(trained, directions, scores)
     return ScoringInputs(
         final=trained.final.to(_CPU),
         directions=tuple(some.to(_CPU) for some in directions),

@@ -5,6 +5,7 @@ The form is figure 4 of "Attributing Data for Sharpness-Aware Minimization" (arX
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -73,6 +74,8 @@ class Explanations:
     retrainings: int
     """That judged the predictions."""
     method: str
+    rounding: Mapping[str, float] | None
+    """What computing in fewer bits than training cost at worst; None where nothing was computed so."""
     page: str
     """Path or URI of explain.html."""
 
@@ -93,6 +96,7 @@ class Explanations:
             "method": self.method,
             "retrainings": self.retrainings,
             "lds": self.lds,
+            "rounding": self.rounding,
             "images": [
                 {
                     **{name: getattr(image, name) for name in ("sample_id", "label", "predicted", "probability")},
@@ -123,6 +127,12 @@ class Explanations:
             told.append(
                 f"How far to trust them, by {self.retrainings} real retrainings without random samples: predicted and "
                 f"measured changes of one image's loss correlate {self.lds:.2f} in rank, on average over the images."
+            )
+        if self.rounding is not None:
+            told.append(
+                f"Computed in fewer bits than the model was trained in: over {self.rounding['rows']:,} samples that "
+                f"moved no image's influence by more than {self.rounding['typical']:.1%} and kept the ranks "
+                f"(correlation {self.rounding['rank']:.5f} at least)."
             )
         return told
 
@@ -169,6 +179,7 @@ def read_explanations(run: RunFolder) -> Explanations:
         misclassified=described["misclassified"],
         retrainings=described["retrainings"],
         method=described["settings"]["method"],
+        rounding=described["rounding"],
         page=f"{run}/{PAGE}",
     )
 

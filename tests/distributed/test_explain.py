@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from auditor.data import prepare
 from auditor.distributed.explain import explain_on_ray, is_explained
-from auditor.distributed.explain_inputs import Explaining
+from auditor.distributed.explain_inputs import Explaining, influence
 from auditor.distributed.implicit import implicit_influence
 from auditor.distributed.trained_run import TrainedRun
 from auditor.errors import StageError
@@ -39,7 +41,7 @@ def influence_of(audit, run):
     trained = TrainedRun(audit, run, CPU)
     rows = np.arange(len(trained.train))
     parts = []
-    for part in explaining.parts():
+    for part, _ in explaining.parts():
         along = Derivatives(trained.network, part.directions)(trained.train.inputs(rows), trained.train.labels)
         shape = (len(rows), part.weights.shape[1], -1)
         parts.append(np.einsum("kp,kpz->kz", part.weights, along.numpy().reshape(shape)))
@@ -64,7 +66,7 @@ def test_the_images_are_the_misclassified_ones_of_the_highest_loss(run):
 
 def test_ekfac_explains_one_image_as_it_scores_a_query_of_that_image_alone(run):
     audit = settings(run.path, "ekfac")
-    found, influence = influence_of(audit, run)
+    found, values = influence_of(audit, run)
     for place, sample_id in enumerate(found.images.sample_ids[:2]):
         alone = config(
             run.path,
@@ -74,15 +76,15 @@ def test_ekfac_explains_one_image_as_it_scores_a_query_of_that_image_alone(run):
             hif={"damping": audit.explain.damping},
         )
         expected = implicit_influence(alone, run, CPU).influence["ekfac"]
-        np.testing.assert_allclose(influence[:, place], expected, rtol=1e-5, atol=1e-9 * np.abs(expected).max())
+        np.testing.assert_allclose(values[:, place], expected, rtol=1e-5, atol=1e-9 * np.abs(expected).max())
 
 
 def test_gif_takes_the_gradient_of_each_image_at_every_checkpoint(run):
     """By the definition: the change of one image's loss, in first order, when a sample's recorded gradients are left
     out one checkpoint at a time."""
     audit = settings(run.path, "gif")
-    explaining, influence = influence_of(audit, run)
-    [found] = explaining.parts()
+    explaining, values = influence_of(audit, run)
+    [(found, _)] = explaining.parts()
     assert [len(some) for some in found.directions] == [IMAGES] * 3
     first = [some[0] for some in found.directions]
     trained = TrainedRun(audit, run, CPU)
@@ -105,22 +107,22 @@ def test_gif_takes_the_gradient_of_each_image_at_every_checkpoint(run):
                 float(torch.nn.functional.cross_entropy(sample_logits(trained.network, point, inputs), labels))
             )
         total += found.weights[row, place] * (loss_at[0] - loss_at[1]) / 2e-6
-    assert influence[row, 0] == pytest.approx(total, rel=1e-4)
+    assert values[row, 0] == pytest.approx(total, rel=1e-4)
 
 
 def test_images_that_have_no_room_together_are_explained_in_parts_and_come_out_the_same(run):
     audit = settings(run.path, "gif")
     whole, together = influence_of(audit, run)
-    [all_four] = whole.parts()
+    [(all_four, _)] = whole.parts()
     tensors = [
         value for some in all_four.directions for value in (*some.parameters.values(), *some.statistics.values())
     ]
     room = sum(value.nbytes for value in tensors) * 3 / IMAGES
     explain = {**audit.explain.model_dump(), "memory_gib": room / 2**30}
     little = audit.model_copy(update={"explain": audit.explain.model_validate(explain)})
-    explaining, influence = influence_of(little, run)
-    assert [len(part) for part in explaining.parts()] == [3, 1]
-    np.testing.assert_allclose(influence, together, rtol=1e-9)
+    explaining, values = influence_of(little, run)
+    assert [len(part) for part, _ in explaining.parts()] == [3, 1]
+    np.testing.assert_allclose(values, together, rtol=1e-9)
 
 
 @pytest.mark.ray
@@ -141,19 +143,19 @@ def test_actors_name_the_samples_that_sorting_everything_would_and_judge_them_by
     write_effects(run, effects | {"rows": left_out})
 
     explain_on_ray(audit, run)
-    found, influence = influence_of(audit, run)
+    found, values = influence_of(audit, run)
     images = run.read_table("explain/images.parquet").to_pandas()
     lines = run.read_table("explain/influence.parquet").to_pandas()
     assert images.sample_id.tolist() == found.images.sample_ids
     ids = run.read_table("dataset/train")["sample_id"].to_pylist()
     for place, sample_id in enumerate(images.sample_id):
-        order = np.argsort(influence[:, place], kind="stable")
+        order = np.argsort(values[:, place], kind="stable")
         for side, rows in (("harmed", order[:SAMPLES]), ("helped", order[::-1][:SAMPLES])):
             some = lines[(lines.image == sample_id) & (lines.side == side)].sort_values("rank")
             assert some.row.tolist() == rows.tolist()
             assert some.sample_id.tolist() == [ids[row] for row in rows]
-            np.testing.assert_allclose(some.influence, influence[rows, place], rtol=1e-6)
-        predicted = [influence[list(removal.rows), place].sum() for removal in removals[1:]]
+            np.testing.assert_allclose(some.influence, values[rows, place], rtol=1e-6)
+        predicted = [values[list(removal.rows), place].sum() for removal in removals[1:]]
         measured = [
             run.read_table(losses_file(removal))["loss"].to_numpy()[images.row[place]] - before[images.row[place]]
             for removal in removals[1:]
@@ -161,6 +163,7 @@ def test_actors_name_the_samples_that_sorting_everything_would_and_judge_them_by
         assert images.lds[place] == pytest.approx(float(spearman(np.array(predicted), np.array(measured))))
     described = run.read_json("explain/explain.json")
     assert described["settings"] == audit.explain.model_dump(mode="json")
+    assert described["rounding"] is None
     assert (described["misclassified"], described["retrainings"]) == (found.images.misclassified, 6)
     assert not [name for name in run.names("", hidden=True) if name.startswith(".")]
 
@@ -169,6 +172,35 @@ def test_actors_name_the_samples_that_sorting_everything_would_and_judge_them_by
     assert not is_explained(settings(run.path, "gif" if method == "ekfac" else "ekfac"), run)
     write_effects(run, {name: values[:-1] for name, values in (effects | {"rows": left_out}).items()})
     assert not is_explained(audit, run)
+
+
+@pytest.mark.ray
+def test_passes_in_fewer_bits_explain_what_those_in_full_do_and_say_what_it_cost(tmp_path, ray_cluster):
+    explain = {"images": IMAGES, "samples": SAMPLES}
+    audit = config(tmp_path / "run", explain=explain, score={"methods": ["gif"], "precision": "bfloat16"})
+    run = train_here(audit)
+    explaining = Explaining(audit, run, CPU)
+    [(part, lost)] = explaining.parts()
+    assert part.dtype == torch.bfloat16
+    assert lost.good_enough
+    rows = np.arange(200)
+    given = explaining._trained.train.inputs(rows), explaining._trained.train.labels
+    few, full = (
+        influence(part.weights, Derivatives(explaining._trained.network, part.directions, dtype=dtype)(*given).numpy())
+        for dtype in (torch.bfloat16, None)
+    )
+    off = np.sqrt(((few - full) ** 2).mean(axis=0) / (full**2).mean(axis=0))
+    assert lost.rows == 200
+    assert lost.typical == pytest.approx(off.max(), rel=1e-5)
+
+    explain_on_ray(audit, run)
+    assert run.read_json("explain/explain.json")["rounding"] == pytest.approx(asdict(lost))
+    lines = run.read_table("explain/influence.parquet").to_pandas()
+    for place, sample_id in enumerate(explaining.images.sample_ids):
+        some = lines[(lines.image == sample_id) & (lines.side == "harmed")].sort_values("rank")
+        scale = np.abs(full[:, place]).max()
+        np.testing.assert_allclose(some.influence, full[some.row, place], atol=0.02 * scale)
+        np.testing.assert_allclose(some.influence, np.sort(full[:, place])[:SAMPLES], atol=0.02 * scale)
 
 
 @pytest.mark.ray
@@ -181,7 +213,7 @@ def test_before_the_end_of_training_there_is_nothing_to_explain(tmp_path, ray_cl
 
 def room_for(audit, run, images):
     """GiB that the directions of some images take."""
-    [part] = Explaining(audit, run, CPU).parts()
+    [(part, _)] = Explaining(audit, run, CPU).parts()
     tensors = [tensors for some in part.directions for tensors in (some.parameters, some.statistics)]
     return sum(value.nbytes for named in tensors for value in named.values()) * images / IMAGES / 2**30
 

@@ -43,7 +43,7 @@ def explained(tmp_path, lds=(0.5, 0.7), misclassified=9, **fields):
     run.write_table("explain/influence.parquet", pa.table({name: list(values) for name, values in columns.items()}))
     settings = {"images": 12, "samples": 3, "method": "ekfac", "damping": 0.01}
     described = {"settings": settings, "misclassified": misclassified, "retrainings": 24, "subsets": 24}
-    run.write_json("explain/explain.json", described)
+    run.write_json("explain/explain.json", described | {"rounding": None})
     return audit, config, run
 
 
@@ -75,6 +75,18 @@ def test_what_was_judged_by_retrainings_is_said_and_what_was_not_as_well(tmp_pat
     assert read_explanations(run).sentences() == [
         "The model classifies every validation image as it is labelled: there is nothing to explain."
     ]
+
+
+def test_what_fewer_bits_cost_is_said(tmp_path):
+    _, _, run = explained(tmp_path)
+    lost = {"rows": 256, "largest": 0.02, "typical": 0.0134, "rank": 0.99871}
+    run.write_json("explain/explain.json", run.read_json("explain/explain.json") | {"rounding": lost})
+    found = read_explanations(run)
+    assert found.sentences()[-1] == (
+        "Computed in fewer bits than the model was trained in: over 256 samples that moved no image's influence by "
+        "more than 1.3% and kept the ranks (correlation 0.99871 at least)."
+    )
+    assert found.to_json()["rounding"] == lost
 
 
 def test_the_page_asks_nobody_for_anything_and_escapes_what_comes_from_the_data(tmp_path):

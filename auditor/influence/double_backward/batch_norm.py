@@ -123,8 +123,10 @@ def _inner(one: Tensor, other: Tensor) -> Tensor:
     """Sum of products in each channel, [channels]."""
     if one.is_contiguous():
         shape = (one.shape[0], one.shape[1], -1)
-        return torch.linalg.vecdot(one.view(shape), other.reshape(shape)).sum(0)
-    return (one * other).sum([axis for axis in range(one.dim()) if axis != 1])
+        each: Tensor = torch.linalg.vecdot(one.view(shape), other.reshape(shape))
+        return each.sum(0)
+    found: Tensor = (one * other).sum([axis for axis in range(one.dim()) if axis != 1])
+    return found
 
 
 def _combination(constant: Tensor, first: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor]) -> Tensor:
