@@ -229,7 +229,7 @@ def _measure(
 
         def forward() -> None:
             with torch.no_grad():
-                cross_entropy(network.evaluate(parameters, buffers, rows.inputs), rows.labels)
+                cross_entropy(network.evaluate(parameters, buffers, network.quick(rows.inputs)), rows.labels)
 
         size = config.score.batch_size
         plain = _seconds(forward, device)

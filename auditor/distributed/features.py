@@ -75,7 +75,7 @@ def _write_split(trained: TrainedRun, split: SplitName, read: FeatureReader, pro
     writer: pq.ParquetWriter | None = None
     first = mine.start
     for inputs, _ in trained.chunks(split, np.arange(mine.start, mine.stop)):
-        found = read(inputs).flatten(1).float().cpu().numpy()
+        found = read(trained.network.quick(inputs)).flatten(1).float().cpu().numpy()
         table = pa.table(
             {
                 "row": pa.array(np.arange(first, first + len(found)), pa.int32()),

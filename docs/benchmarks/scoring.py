@@ -69,6 +69,13 @@ class Problem:
         return DataLoader(self.data, batch_size=self.batch, shuffle=False)
 
     def forward(self) -> None:
+        """The module as anyone calls it."""
+        with torch.no_grad():
+            for inputs, _ in self.batches():
+                self.model(inputs)
+
+    def evaluate(self) -> None:
+        """The same as auditor computes it."""
         with torch.no_grad():
             for inputs, _ in self.batches():
                 sample_logits(self.network, self.point, inputs)
@@ -234,16 +241,20 @@ def ours_ekfac_of_many_rows(problem: Problem, folder: Path) -> tuple[Callable[[]
     return ours_ekfac(problem, folder)
 
 
-def forward(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
-    def run() -> Tensor:
-        problem.forward()
-        return torch.zeros(len(problem.inputs))
+def forward(work: Callable[[Problem], None]) -> Contender:
+    def prepare(problem: Problem, _: Path) -> tuple[Callable[[], Tensor], Everything | None]:
+        def run() -> Tensor:
+            work(problem)
+            return torch.zeros(len(problem.inputs))
 
-    return run, None
+        return run, None
+
+    return prepare
 
 
 CONTENDERS: dict[str, Contender] = {
-    "a forward pass": forward,
+    "a forward pass": forward(Problem.forward),
+    "a forward pass of auditor": forward(Problem.evaluate),
     "auditor, one query": ours(),
     "auditor, one query, compiled": ours_compiled(),
     "auditor, one query, bfloat16": ours(dtype=torch.bfloat16),

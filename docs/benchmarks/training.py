@@ -1,8 +1,8 @@
 """What recording costs beside training: `python docs/benchmarks/training.py CONFIG`.
 
-Takes the same steps three times, in turns, in this process on one thread: the bare SAM steps with all inputs made
-beforehand, the same with rows decoded and inputs made first, and training as it is, which also keeps the ledger, the
-signals and the checkpoints. CPU seconds.
+Takes the same steps four times, in turns, in this process on one thread: the bare SAM steps with all inputs made
+beforehand, the same with rows decoded and inputs made first, training that keeps the ledger and the signals but no more
+checkpoints than of its beginning and its end, and training as it is. CPU seconds.
 """
 
 from __future__ import annotations
@@ -73,14 +73,16 @@ def main() -> None:
         run = RunFolder(config.run)
         prepare(config, run)
         steps = Steps(config, run)
+        few = config.model_copy(update={"train": config.train.model_copy(update={"checkpoints": 2})})
         times: dict[str, list[float]] = {}
         for _ in range(given.repeats):
-            run.remove("trajectory")
             for name, work in (
                 ("bare SAM steps", steps.bare),
                 ("with their inputs, rows decoded first", steps.with_inputs),
-                ("training, everything recorded", lambda: run_training(config, run, CPU)),
+                ("training with its ledger and signals, two checkpoints", lambda: run_training(few, run, CPU)),
+                (f"training with {config.train.checkpoints} checkpoints", lambda: run_training(config, run, CPU)),
             ):
+                run.remove("trajectory")
                 began = time.process_time()
                 work()
                 times.setdefault(name, []).append(time.process_time() - began)
