@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -185,7 +185,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[ray.ObjectRef], Rounding | None]:
+def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[ray.ObjectRef], dict[str, Rounding]]:
     """Images, retrainings, a `Sensitivity` for some images at a time in the object store, and what fewer bits cost.
 
     Computed where the accelerators are; without any, here.
@@ -194,7 +194,7 @@ def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[r
         set_up_before(config)
         explaining = Explaining(config, run, device_of(config))
         share_tensors()
-        parts = [(ray.put(part), lost) for part, lost in explaining.parts()]
+        parts = [(lost, ray.put(part)) for part, lost in explaining.parts()]
         images, retrained = explaining.images, explaining.retrained
     else:
 
@@ -203,14 +203,14 @@ def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[r
             share_tensors()
             yield explaining.images, explaining.retrained
             for part, lost in explaining.parts():
+                yield lost  # first: where computing a part fails, its reference is read at once
                 yield part
-                yield lost
 
         first, *others = ray.remote(num_returns="streaming", **reserved(config))(remotely).remote()
         images, retrained = ray.get(first)
-        parts = list(zip(others[0::2], ray.get(others[1::2]), strict=True))
-    rounded = [lost for _, lost in parts if lost is not None]
-    return images, retrained, [part for part, _ in parts], Rounding.worst(rounded) if rounded else None
+        parts = list(zip(ray.get(others[0::2]), others[1::2], strict=True))
+    rounding = {name: each for lost, _ in parts for name, each in lost.items()}
+    return images, retrained, [part for _, part in parts], rounding
 
 
 def _write(
@@ -220,7 +220,7 @@ def _write(
     extremes: list[Extremes],
     agreement: list[float | None],
     retrainings: int,
-    rounding: Rounding | None,
+    rounding: Mapping[str, Rounding],
 ) -> None:
     places = [(some, query) for some in extremes for query in range(len(some))]
     lines = [
@@ -238,6 +238,6 @@ def _write(
     run.write_table(f"{_ASIDE}/influence.parquet", pa.table(influence, schema=INFLUENCE_SCHEMA))
     settings = config.explain.model_dump(mode="json")
     counts = {"misclassified": images.misclassified, "retrainings": retrainings, "subsets": _subsets(run)}
-    lost = None if rounding is None else asdict(rounding)
+    lost = {"images": len(rounding)} | asdict(Rounding.worst(rounding.values())) if rounding else None
     run.write_json(f"{_ASIDE}/explain.json", {"settings": settings, **counts, "rounding": lost})
     run.replace(_ASIDE, EXPLAIN)

@@ -97,11 +97,12 @@ class Explaining:
         self.images = _images(self._trained, self._point, config.explain.images)
         self.retrained = _retrained(run, self.images)
 
-    def parts(self) -> Iterator[tuple[Sensitivity, Rounding | None]]:
+    def parts(self) -> Iterator[tuple[Sensitivity, dict[str, Rounding]]]:
         """As many images at a time as `explain.memory_gib` has room for, in order.
 
         Yields:
-            What an actor needs for them, and what it costs them at worst that passes compute in fewer bits, if they do.
+            What an actor needs for them; and by sample_id what it costs that passes compute in fewer bits, empty where
+            they do not.
 
         Raises:
             UnsolvableError: `explain.method` is `ekfac`, which knows no layer of the model.
@@ -112,7 +113,7 @@ class Explaining:
         for first in range(0, len(self.images.rows), size):
             yield self._sensitivity(self.images.rows[first : first + size])
 
-    def _sensitivity(self, rows: NDArray[np.int64]) -> tuple[Sensitivity, Rounding | None]:
+    def _sensitivity(self, rows: NDArray[np.int64]) -> tuple[Sensitivity, dict[str, Rounding]]:
         trained, point = self._trained, self._point
         gradients = [
             query_gradient(trained.network, trained.precise, point, trained.chunks("validation", np.array([row])))
@@ -133,7 +134,7 @@ class Explaining:
 
         dtype, lost = fewer_bits(trained, directions, by_image)
         on_cpu = tuple(some.to(_CPU) for some in directions)
-        return Sensitivity(on_cpu, weights, self.retrained.rows, dtype), Rounding.worst(lost.values()) if lost else None
+        return Sensitivity(on_cpu, weights, self.retrained.rows, dtype), lost
 
     @property
     def _points(self) -> int:

@@ -66,9 +66,10 @@ class Contraction:
                     if (tangent := folded.tangents.get(f"{name}.{kind}")) is not None:
                         found[rows] += gradient.flatten(1) @ tangent.flatten(1).T
 
+        laid_out = folded.given(inputs)
         with plain_attention(), torch.enable_grad(), self._watched(contract, roots):
             values = {name: value.detach() for name, value in folded.values.items()}
-            logits = folded.network.evaluate(values, folded.constants, folded.given(inputs))
+            logits = folded.network.evaluate(values, folded.constants, laid_out)
             loss = functional.cross_entropy(logits.to(wide(logits.dtype)), labels, reduction="sum")
             torch.autograd.grad(loss, roots, allow_unused=True)
         return found

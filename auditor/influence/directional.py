@@ -90,7 +90,7 @@ class Directions:
 
 
 def sample_logits(network: Network, point: Point, inputs: Tensor) -> Tensor:
-    """Logits [m, classes] in evaluation mode with the point's statistics."""
+    """Logits [m, classes] in evaluation mode with the point's statistics; not under vmap, which knows no format."""
     values = fold(network, point.parameters, point.buffers, point.statistics)
     return network.evaluate(values, {}, network.quick(inputs))
 

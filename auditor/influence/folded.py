@@ -15,6 +15,7 @@ from torch.func import jvp, vmap
 from auditor.influence.directional import Directions
 from auditor.influence.fusion import Fusion
 from auditor.influence.statistics import fold
+from auditor.sam.memory_format import innermost
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
 
@@ -68,8 +69,8 @@ class Folded:
             tangents = {name: value for name, value in directions.parameters.items() if name in values}
             if touched:
                 tangents |= vmap(along)(directions.parameters, directions.statistics)
-        innermost = inputs is not None and fusion.network.innermost(inputs)
-        moved = {name: _innermost(values[name]) if innermost else values[name] for name in tangents}
+        laid_out = inputs is not None and fusion.network.innermost(inputs)
+        moved = {name: innermost(values[name]) if laid_out else values[name] for name in tangents}
         constants = {name: value for name, value in values.items() if name not in moved}
         return cls(fusion.network, moved, tangents, constants)
 
@@ -91,12 +92,7 @@ class Folded:
 
     def given(self, inputs: Tensor) -> Tensor:
         """Inputs [m, ...] as this network takes them."""
-        return _innermost(inputs).to(self.dtype) if self.network.innermost(inputs) else inputs.to(self.dtype)
-
-
-def _innermost(values: Tensor) -> Tensor:
-    """Images and kernels with their channels innermost."""
-    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+        return innermost(inputs).to(self.dtype) if self.network.innermost(inputs) else inputs.to(self.dtype)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -9,7 +9,6 @@ through s and t, once for a direction and not once for a sample.
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from auditor.sam.memory_format import beside
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
 
@@ -75,14 +75,7 @@ def fusion_of(network: Network, values: Mapping[str, Tensor], inputs: Tensor) ->
         inputs: A few samples, [m, ...].
     """
     generator = torch.Generator().manual_seed(0)
-
-    def beside(name: str, value: Tensor) -> Tensor:
-        if not value.is_floating_point() or not value.dim() or name.endswith(".running_var"):
-            return value
-        drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
-        return torch.add(value, drawn, alpha=0.1 * math.sqrt(len(value) / value.numel()))
-
-    near = {name: beside(name, value) for name, value in values.items()}
+    near = {name: beside(name, value, generator) for name, value in values.items()}
     try:
         with torch.no_grad():
             pairs = _neighbours(network, near, inputs)

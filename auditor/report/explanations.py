@@ -128,11 +128,12 @@ class Explanations:
                 f"How far to trust them, by {self.retrainings} real retrainings without random samples: predicted and "
                 f"measured changes of one image's loss correlate {self.lds:.2f} in rank, on average over the images."
             )
-        if self.rounding is not None:
+        if (lost := self.rounding) is not None:
+            some = "" if lost["images"] == shown else f", {lost['images']:,} of the {shown} images"
             told.append(
-                f"Computed in fewer bits than the model was trained in: over {self.rounding['rows']:,} samples that "
-                f"moved no image's influence by more than {self.rounding['typical']:.1%} and kept the ranks "
-                f"(correlation {self.rounding['rank']:.5f} at least)."
+                f"Computed in fewer bits than the model was trained in{some}: over {lost['rows']:,} samples that moved "
+                f"the influence on an image by {lost['typical']:.1%} at most (root mean square) and kept the ranks "
+                f"(correlation {lost['rank']:.5f} at least)."
             )
         return told
 
@@ -179,7 +180,7 @@ def read_explanations(run: RunFolder) -> Explanations:
         misclassified=described["misclassified"],
         retrainings=described["retrainings"],
         method=described["settings"]["method"],
-        rounding=described["rounding"],
+        rounding=described.get("rounding"),
         page=f"{run}/{PAGE}",
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from auditor.sam.memory_format import bears_innermost, convolves, innermost, loses
 from auditor.sam.perturbation import Tensors
 
 
@@ -27,8 +28,7 @@ class Network:
         self.norms: dict[str, _BatchNorm] = {name: layer for name, layer in layers.items() if not is_frozen(layer)}
         """BatchNorm layers by module name, those that are frozen apart."""
         self._frozen_norms = [layer for layer in layers.values() if is_frozen(layer)]
-        kinds = {type(module) for module in model.modules()}
-        self._convolves = nn.Conv2d in kinds and nn.GroupNorm not in kinds
+        self._convolves, self._loses = convolves(model), loses(model)
         self._innermost: dict[torch.Size, bool] = {}
 
     def parameters(self) -> Tensors:
@@ -49,36 +49,21 @@ class Network:
 
         On a GPU, where 32 bits were not measured, they are left as they are.
         """
-        if inputs.device.type != "cpu" or not self.innermost(inputs):
-            return inputs
-        return inputs.contiguous(memory_format=torch.channels_last)
+        return innermost(inputs) if inputs.device.type == "cpu" and self.innermost(inputs) else inputs
 
     def innermost(self, inputs: Tensor) -> bool:
-        """Whether convolutions had better be given inputs [m, ...] with their channels innermost.
+        """Whether convolutions had better be given inputs [m, ...] and kernels with their channels innermost.
 
-        On CPUs a pass takes a quarter less time so, but for 64 bits, whose kernels know one format alone, and with
-        GroupNorm, whose derivatives lose what convolutions gain. A network may not bear it (where it takes a view of
-        what a convolution gave): tried once for a shape, with the module's own weights, so that all workers find the
-        same.
+        Not in 64 bits, whose kernels know one format alone, nor where other layers lose more or the module does not
+        bear it; that is tried once for a shape, and found alike on all workers.
         """
-        if not self._convolves or inputs.dim() != 4 or inputs.dtype == torch.float64:
+        on_cpu = inputs.device.type == "cpu"
+        if not self._convolves or (self._loses and on_cpu) or inputs.dim() != 4 or inputs.dtype == torch.float64:
             return False
         shape = inputs.shape[1:]
         if shape not in self._innermost:
-            self._innermost[shape] = self._bears_innermost(shape)
+            self._innermost[shape] = bears_innermost(self.model, shape)
         return self._innermost[shape]
-
-    def _bears_innermost(self, shape: torch.Size) -> bool:
-        like = next(self.model.parameters())
-        drawn = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(like)
-        self.model.eval()
-        with torch.no_grad():
-            expected: Tensor = self.model(drawn)
-            try:
-                found: Tensor = self.model(drawn.contiguous(memory_format=torch.channels_last))
-            except RuntimeError:
-                return False
-        return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), equal_nan=True)
 
     def evaluate(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits [m, classes] in evaluation mode."""

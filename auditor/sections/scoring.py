@@ -109,8 +109,9 @@ class Explain(Section):
     damping: Annotated[float, Field(gt=0)] = 0.01
     """Of `ekfac`, beside the weight decay."""
     memory_gib: Annotated[float, Field(gt=0)] = 2.0
-    """Memory for the directions of images, once on each machine and, with GPUs, once in each; where not all have room,
-    the training rows are passed over again for the others."""
+    """Memory for the directions of images, once on each machine and, with GPUs, once in each (`score.precision` takes
+    half as much again for each actor); where not all have room, the training rows are passed over again for the
+    others."""
 
 
 EditMethod = Literal["replay", "hif_full", "hif_fast", "hif", "influence", "ekfac", "gif"]

@@ -79,14 +79,18 @@ def test_what_was_judged_by_retrainings_is_said_and_what_was_not_as_well(tmp_pat
 
 def test_what_fewer_bits_cost_is_said(tmp_path):
     _, _, run = explained(tmp_path)
-    lost = {"rows": 256, "largest": 0.02, "typical": 0.0134, "rank": 0.99871}
+    before = read_explanations(run)
+    lost = {"images": 2, "rows": 256, "largest": 0.02, "typical": 0.0134, "rank": 0.99871}
     run.write_json("explain/explain.json", run.read_json("explain/explain.json") | {"rounding": lost})
     found = read_explanations(run)
     assert found.sentences()[-1] == (
-        "Computed in fewer bits than the model was trained in: over 256 samples that moved no image's influence by "
-        "more than 1.3% and kept the ranks (correlation 0.99871 at least)."
+        "Computed in fewer bits than the model was trained in: over 256 samples that moved the influence on an "
+        "image by 1.3% at most (root mean square) and kept the ranks (correlation 0.99871 at least)."
     )
+    assert found.sentences()[:-1] == before.sentences()
     assert found.to_json()["rounding"] == lost
+    run.write_json("explain/explain.json", run.read_json("explain/explain.json") | {"rounding": lost | {"images": 1}})
+    assert "trained in, 1 of the 2 images: over" in read_explanations(run).sentences()[-1]
 
 
 def test_the_page_asks_nobody_for_anything_and_escapes_what_comes_from_the_data(tmp_path):

@@ -85,17 +85,6 @@ def test_training_above_a_frozen_body_is_training_on_what_it_gives():
         torch.testing.assert_close(value, above.parameters[names[name]])
 
 
-class Viewing(nn.Module):
-    """Takes a view of what a convolution gave, which memory with the channels innermost does not allow."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 36, 3)
-
-    def forward(self, inputs):
-        return self.head(self.body(inputs).view(len(inputs), -1))
-
-
 def images(size=6, dtype=torch.float32):
     return torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
@@ -131,25 +120,6 @@ def test_images_are_laid_out_for_the_convolutions_of_a_network_and_the_numbers_s
 def same(found, expected):
     """Up to the rounding of 32 bits, whatever the order of the sums."""
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()) + 1e-6)
-
-
-def test_a_network_that_takes_views_of_activations_is_given_images_as_they_are():
-    torch.manual_seed(0)
-    network, inputs = Network(Viewing()), images()
-    assert network.quick(inputs) is inputs
-    given = MicroBatch(inputs, torch.arange(6) % 3, torch.ones(6), seed=0)
-    assert micro_batch_pass(network, network.parameters(), network.buffers(), given).logits.shape == (6, 3)
-
-
-def test_a_network_whose_numbers_depend_on_the_layout_is_given_images_as_they_are():
-    class Storage(Viewing):
-        def forward(self, inputs):
-            seen = self.body(inputs)
-            return self.head(seen.as_strided((len(inputs), 4 * 36), (4 * 36, 1)))
-
-    torch.manual_seed(0)
-    inputs = images()
-    assert Network(Storage()).quick(inputs) is inputs
 
 
 def test_nothing_is_laid_out_for_wide_numbers_group_norm_or_no_convolutions_and_buffers_stay():
