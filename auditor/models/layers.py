@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class GELU(nn.GELU):
+    """`torch.nn.GELU`, in one order of memory for images whose channels are innermost.
+
+    On CPUs torch has a quick kernel for what lies in order, and another for all else that takes up to twice as long.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of any shape."""
+        if input.dim() != 4 or input.stride(1) != 1:
+            return functional.gelu(input, approximate=self.approximate)
+        return functional.gelu(input.permute(0, 2, 3, 1), approximate=self.approximate).permute(0, 3, 1, 2)
+
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu": nn.GELU,
+    "gelu": GELU,
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,

@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from auditor.models import build_model
+from auditor.models.layers import GELU
 from auditor.models.torchvision_resnet import torchvision_resnet
 
 PLAIN = {"activation": "relu", "pooling": "max"}
@@ -34,7 +35,7 @@ def test_images_become_logits_and_everything_takes_part(shape, args):
 
 def test_smooth_by_default_and_nothing_in_place():
     kinds = {type(layer) for layer in build_model("resnet18", {}, (3, 32, 32), 5, seed=0).modules()}
-    assert {nn.GELU, nn.AvgPool2d, nn.BatchNorm2d} <= kinds
+    assert {GELU, nn.AvgPool2d, nn.BatchNorm2d} <= kinds
     assert not {nn.ReLU, nn.MaxPool2d} & kinds
     plain = build_model("resnet18", PLAIN, (3, 32, 32), 5, seed=0)
     assert not any(layer.inplace for layer in plain.modules() if isinstance(layer, nn.ReLU))
