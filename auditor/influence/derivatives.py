@@ -7,6 +7,7 @@ that it is right for the network, and a dual forward pass each otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ def can_contract(folded: Folded, inputs: Tensor, labels: Tensor) -> bool:
         for name, value in folded.values.items()
     }
     tangent = {name: drawn(value)[None] for name, value in folded.values.items()}
-    trial = Folded(folded.network, near, tangent, folded.constants)
+    trial = replace(folded, values=near, tangents=tangent)
     try:
         found = Contraction(trial)(inputs, labels)
     except (UncoveredError, RuntimeError, ValueError, IndexError, TypeError):

@@ -6,7 +6,7 @@ fewer bits where that is asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Folded:
     """[Q, ...] of the values' names and shapes."""
     constants: Tensors
     """What the network computes with beside them."""
+    innermost: bool = False
+    """Whether kernels lie with their channels innermost, and images had better."""
 
     @classmethod
     def of(
@@ -69,10 +71,10 @@ class Folded:
             tangents = {name: value for name, value in directions.parameters.items() if name in values}
             if touched:
                 tangents |= vmap(along)(directions.parameters, directions.statistics)
-        laid_out = inputs is not None and fusion.network.innermost(inputs)
+        laid_out = inputs is not None and network.innermost(inputs)
         moved = {name: innermost(values[name]) if laid_out else values[name] for name in tangents}
         constants = {name: value for name, value in values.items() if name not in moved}
-        return cls(fusion.network, moved, tangents, constants)
+        return cls(fusion.network, moved, tangents, constants, laid_out)
 
     def __len__(self) -> int:
         return len(next(iter(self.tangents.values())))
@@ -88,11 +90,12 @@ class Folded:
         def cast(tensors: Tensors) -> Tensors:
             return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
 
-        return Folded(self.network, cast(self.values), cast(self.tangents), cast(self.constants))
+        return replace(self, values=cast(self.values), tangents=cast(self.tangents), constants=cast(self.constants))
 
     def given(self, inputs: Tensor) -> Tensor:
         """Inputs [m, ...] as this network takes them."""
-        return innermost(inputs).to(self.dtype) if self.network.innermost(inputs) else inputs.to(self.dtype)
+        inputs = inputs.to(self.dtype)
+        return innermost(inputs) if self.innermost else inputs
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

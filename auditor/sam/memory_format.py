@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import Conv2d
 
-_ROWS = 8
+_ROWS = 2
 _AGREEMENT = 1e-2
 """Largest difference of logits in a trial, relative to the largest: above rounding, below numbers of other places."""
 
