@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from auditor.sam.memory_format import innermost
+
 
 def alike(values: Tensor, like: Tensor) -> Tensor:
     """The same values in the memory format of others of their shape, images with their channels innermost or not."""
     if values.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
-        return values.contiguous(memory_format=torch.channels_last)
+        return innermost(values)
     return values.contiguous()
