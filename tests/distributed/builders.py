@@ -121,11 +121,11 @@ def slow_cnn(input_shape, num_classes, seconds, **args) -> nn.Module:
 
 
 def counted_cnn(input_shape, num_classes, seconds, passes, **args) -> nn.Module:
-    """`slow_cnn`, which notes its process in a file for every pass in training mode."""
+    """`slow_cnn`, which notes its process in a file for every pass in training mode with a gradient."""
     model = slow_cnn(input_shape, num_classes, seconds, **args)
 
     def note(module, arguments):
-        if module.training:
+        if module.training and torch.is_grad_enabled():  # no trial of the network
             with Path(passes).open("a") as file:
                 file.write(f"{os.getpid()}\n")
 
