@@ -309,6 +309,21 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     return {"ratio": min(own) / min(forward), "seconds": min(own), "error": error, "memory": memory}
 
 
+def profile(given: argparse.Namespace) -> None:
+    """Print the kernels of one query's pass over all rows, the longest first."""
+    set_up(given.threads)
+    problem = Problem(given.network, given.rows, given.batch, given.device)
+    derivatives = problem.derivatives([problem.gradient()], given.compile)
+    problem.score(derivatives)
+    with torch.profiler.profile() as seen:
+        problem.score(derivatives)
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    print("| kernel | share of the time |\n| --- | ---: |")
+    for event in events[:8]:
+        print(f"| {event.key} | {event.self_cpu_time_total / total:.1%} |")
+
+
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """CPU time on a CPU, since the machine may be shared; time by the clock on an accelerator."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
@@ -343,7 +358,7 @@ def _status(key: str) -> int:
 
 
 def main() -> None:
-    """Print the table as Markdown."""
+    """Print the table as Markdown, or a profile."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=sorted(NETWORKS), default="cifar")
     parser.add_argument("--rows", type=int, default=512)
@@ -352,7 +367,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only")
+    parser.add_argument("--profile", action="store_true", help="where the time of one query's pass goes, on a CPU")
+    parser.add_argument("--compile", action="store_true", help="what is profiled")
     given = parser.parse_args()
+    if given.profile:
+        profile(given)
+        return
     if given.only:
         print(json.dumps(measure(given.only, given)))
         return
