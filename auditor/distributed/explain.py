@@ -190,27 +190,23 @@ def _prepared(config: Config, run: RunFolder) -> tuple[Images, Retrained, list[r
 
     Computed where the accelerators are; without any, here.
     """
-    if not config.resources.gpus_per_worker:
-        set_up_before(config)
+
+    def computed() -> Iterator[object]:
         explaining = Explaining(config, run, device_of(config))
         share_tensors()
-        parts = [(lost, ray.put(part)) for part, lost in explaining.parts()]
-        images, retrained = explaining.images, explaining.retrained
+        yield explaining.images, explaining.retrained
+        for part, lost in explaining.parts():
+            yield lost  # first: where computing a part fails, its reference is read at once
+            yield part
+
+    if config.resources.gpus_per_worker:
+        first, *others = ray.remote(num_returns="streaming", **reserved(config))(computed).remote()
     else:
-
-        def remotely() -> Iterator[object]:
-            explaining = Explaining(config, run, device_of(config))
-            share_tensors()
-            yield explaining.images, explaining.retrained
-            for part, lost in explaining.parts():
-                yield lost  # first: where computing a part fails, its reference is read at once
-                yield part
-
-        first, *others = ray.remote(num_returns="streaming", **reserved(config))(remotely).remote()
-        images, retrained = ray.get(first)
-        parts = list(zip(ray.get(others[0::2]), others[1::2], strict=True))
-    rounding = {name: each for lost, _ in parts for name, each in lost.items()}
-    return images, retrained, [part for _, part in parts], rounding
+        set_up_before(config)
+        first, *others = map(ray.put, computed())
+    images, retrained = ray.get(first)
+    rounding = {name: each for lost in ray.get(others[0::2]) for name, each in lost.items()}
+    return images, retrained, others[1::2], rounding
 
 
 def _write(

@@ -19,10 +19,9 @@ from auditor.influence.folded import Folded, wide
 from auditor.influence.fusion import Fusion, fusion_of
 from auditor.influence.statistics import fold
 from auditor.sam.network import Network
+from auditor.sam.trial import near
 
 _TRIAL_ROWS = 3
-_TRIAL_DISTANCE = 0.1
-"""Of a trial from its point, relative to what layers are initialised with."""
 _AGREEMENT = 1e-2
 """Largest difference of a trial, relative to its largest number: far above rounding, far below a forgotten layer."""
 _COMPILED_AGREEMENT = 1e-3
@@ -128,12 +127,9 @@ def can_contract(folded: Folded, inputs: Tensor, labels: Tensor) -> bool:
     def drawn(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
 
-    near = {
-        name: value + _TRIAL_DISTANCE * drawn(value) * (len(value) / value.numel()) ** 0.5 if value.dim() else value
-        for name, value in folded.values.items()
-    }
+    tried = near(folded.values, generator)
     tangent = {name: drawn(value)[None] for name, value in folded.values.items()}
-    trial = replace(folded, values=near, tangents=tangent)
+    trial = replace(folded, values=tried, tangents=tangent)
     try:
         found = Contraction(trial)(inputs, labels)
     except (UncoveredError, RuntimeError, ValueError, IndexError, TypeError):

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from auditor.sam.memory_format import beside
 from auditor.sam.network import Network
 from auditor.sam.perturbation import Tensors
+from auditor.sam.trial import near
 
 _AGREEMENT = 1e-3
 """Largest difference of logits in a trial, relative to the largest: far above rounding, far below a second reader's."""
@@ -75,15 +75,15 @@ def fusion_of(network: Network, values: Mapping[str, Tensor], inputs: Tensor) ->
         inputs: A few samples, [m, ...].
     """
     generator = torch.Generator().manual_seed(0)
-    near = {name: beside(name, value, generator) for name, value in values.items()}
+    tried = near(values, generator)
     try:
         with torch.no_grad():
-            pairs = _neighbours(network, near, inputs)
-            expected = network.evaluate(near, {}, inputs)
+            pairs = _neighbours(network, tried, inputs)
+            expected = network.evaluate(tried, {}, inputs)
 
             def right(some: list[tuple[str, str]]) -> bool:
                 fusion = _fused(network, some)
-                found = fusion.network.evaluate(fusion(near), {}, inputs)
+                found = fusion.network.evaluate(fusion(tried), {}, inputs)
                 return bool((found - expected).abs().max() <= _AGREEMENT * expected.abs().max())
 
             if not right(pairs):

@@ -6,13 +6,14 @@ On CPUs a pass of a network with BatchNorm, or with no normalisation, takes 10 t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import Conv2d
+
+from auditor.sam.trial import near
 
 _ROWS = 2
 _AGREEMENT = 1e-2
@@ -24,14 +25,18 @@ def innermost(values: Tensor) -> Tensor:
     return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
-def convolves(model: nn.Module) -> bool:
-    """Whether there are convolutions to gain by it."""
-    return any(isinstance(module, Conv2d) for module in model.modules())
+def alike(values: Tensor, like: Tensor) -> Tensor:
+    """The same values in the memory format of others of their shape: kernels that meet two are several times slower."""
+    if values.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
+        return innermost(values)
+    return values.contiguous()
 
 
-def loses(model: nn.Module) -> bool:
-    """Whether other layers lose on a CPU what convolutions gain: GroupNorm, whose derivatives do."""
-    return any(isinstance(module, nn.GroupNorm) for module in model.modules())
+def gains_innermost(model: nn.Module, device: torch.device) -> bool:
+    """Whether there are convolutions, and on a CPU no GroupNorm, whose derivatives lose what convolutions gain."""
+    modules = list(model.modules())
+    loses = device.type == "cpu" and any(isinstance(module, nn.GroupNorm) for module in modules)
+    return not loses and any(isinstance(module, Conv2d) for module in modules)
 
 
 def bears_innermost(model: nn.Module, shape: Iterable[int]) -> bool:
@@ -44,9 +49,9 @@ def bears_innermost(model: nn.Module, shape: Iterable[int]) -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     given = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
-    near = {name: beside(name, value, generator) for name, value in given.items()}
-    moved = {name: innermost(value) for name, value in near.items()}
-    like = next(iter(near.values()))
+    tried = near(given, generator)
+    moved = {name: innermost(value) for name, value in tried.items()}
+    like = next(iter(tried.values()))
     images = torch.randn(_ROWS, *shape, generator=generator).to(like.device, like.dtype)
     before = model.training
 
@@ -60,18 +65,10 @@ def bears_innermost(model: nn.Module, shape: Iterable[int]) -> bool:
         with torch.no_grad(), torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
             torch.manual_seed(0)
             logits(moved, innermost(images), training=True)  # dropout leaves nothing to compare
-            expected = logits(near, images, training=False)
+            expected = logits(tried, images, training=False)
             found = logits(moved, innermost(images), training=False)
         return bool((found - expected).abs().max() <= _AGREEMENT * expected.abs().max())
     except Exception:  # a module may refuse in any way there is
         return False
     finally:
         model.train(before)
-
-
-def beside(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    """A parameter or buffer near a given one, for a trial: a layer of zeros, as networks begin with, hides others."""
-    if not value.is_floating_point() or not value.dim() or name.endswith(".running_var"):
-        return value
-    drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
-    return torch.add(value, drawn, alpha=0.1 * math.sqrt(len(value) / value.numel()))

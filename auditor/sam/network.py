@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from auditor.sam.memory_format import bears_innermost, convolves, innermost, loses
+from auditor.sam.memory_format import bears_innermost, gains_innermost, innermost
 from auditor.sam.perturbation import Tensors
 
 
@@ -28,8 +28,7 @@ class Network:
         self.norms: dict[str, _BatchNorm] = {name: layer for name, layer in layers.items() if not is_frozen(layer)}
         """BatchNorm layers by module name, those that are frozen apart."""
         self._frozen_norms = [layer for layer in layers.values() if is_frozen(layer)]
-        self._convolves, self._loses = convolves(model), loses(model)
-        self._innermost: dict[torch.Size, bool] = {}
+        self._innermost: dict[tuple[torch.Size, str], bool] = {}
 
     def parameters(self) -> Tensors:
         """Detached copies of the trainable parameters, in the order of their names.
@@ -57,13 +56,13 @@ class Network:
         Not in 64 bits, whose kernels know one format alone, nor where other layers lose more or the module does not
         bear it; that is tried once for a shape, and found alike on all workers.
         """
-        on_cpu = inputs.device.type == "cpu"
-        if not self._convolves or (self._loses and on_cpu) or inputs.dim() != 4 or inputs.dtype == torch.float64:
+        if inputs.dim() != 4 or inputs.dtype == torch.float64:
             return False
-        shape = inputs.shape[1:]
-        if shape not in self._innermost:
-            self._innermost[shape] = bears_innermost(self.model, shape)
-        return self._innermost[shape]
+        shape, device = inputs.shape[1:], inputs.device
+        if (shape, device.type) not in self._innermost:
+            gains = gains_innermost(self.model, device)
+            self._innermost[shape, device.type] = gains and bears_innermost(self.model, shape)
+        return self._innermost[shape, device.type]
 
     def evaluate(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits [m, classes] in evaluation mode."""

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,16 @@ class Problem:
 
     def forward(self) -> None:
         """The module as anyone calls it."""
-        with torch.no_grad():
-            for inputs, _ in self.batches():
-                self.model(inputs)
+        self._each(self.model)
 
     def evaluate(self) -> None:
         """The same as auditor computes it."""
+        self._each(partial(sample_logits, self.network, self.point))
+
+    def _each(self, work: Callable[[Tensor], object]) -> None:
         with torch.no_grad():
             for inputs, _ in self.batches():
-                sample_logits(self.network, self.point, inputs)
+                work(inputs)
 
     def gradient(self) -> dict[str, Tensor]:
         return query_gradient(self.network, self.precise, self.point, [self.query])

@@ -7,7 +7,7 @@ from torch import nn
 from auditor.influence import Derivatives, Directions, PreciseStatistics, directional_derivatives
 from auditor.models import build_model
 from auditor.sam import MicroBatch, Network
-from auditor.sam.memory_format import bears_innermost, innermost
+from auditor.sam.memory_format import alike, bears_innermost, innermost
 from auditor.sam.step import micro_batch_pass
 
 SHAPE = (3, 6, 6)
@@ -102,3 +102,17 @@ def test_the_trial_leaves_no_trace(training):
     assert model.training == training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(value.is_contiguous() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3), (4, 3, 5)])
+@pytest.mark.parametrize("innermost", [False, True])
+def test_values_stay_and_lie_in_memory_as_the_others_do(shape, innermost):
+    values = torch.arange(torch.Size(shape).numel()).float().view(shape)
+    like = torch.zeros(shape)
+    if innermost and len(shape) == 4:
+        like = like.contiguous(memory_format=torch.channels_last)
+    for given in (values, values.transpose(0, 1).contiguous().transpose(0, 1)):
+        found = alike(given, like)
+        assert torch.equal(found, values)
+        assert found.stride() == like.stride()
+    assert alike(found, like) is found

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from auditor.influence.double_backward.layout import alike
+from auditor.sam.memory_format import alike
 
 _aten = torch.ops.aten
 
