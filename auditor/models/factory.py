@@ -17,6 +17,7 @@ from auditor.models.resnet18 import resnet18
 from auditor.models.resnet50 import resnet50
 from auditor.models.small_cnn import small_cnn
 from auditor.models.vit import vit
+from auditor.models.whitened_cnn import whitened_cnn
 from auditor.models.wide_resnet import wide_resnet
 
 FACTORIES: dict[str, Callable[..., nn.Module]] = {
@@ -26,6 +27,7 @@ FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "resnet50": resnet50,
     "small_cnn": small_cnn,
     "vit": vit,
+    "whitened_cnn": whitened_cnn,
     "wide_resnet": wide_resnet,
 }
 

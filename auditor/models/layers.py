@@ -56,3 +56,17 @@ def normalisation(name: str, channels: int) -> nn.Module:
         case "none":
             return nn.Identity()
     raise ValueError(f"norm {name!r} is not one of batch, group, none")
+
+
+def pooling(name: str, size: int | None) -> nn.Module:
+    """A new pooling layer for images, `average` or `max`, over squares of some size or over the whole image.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    match name:
+        case "average":
+            return nn.AdaptiveAvgPool2d(1) if size is None else nn.AvgPool2d(size)
+        case "max":
+            return nn.AdaptiveMaxPool2d(1) if size is None else nn.MaxPool2d(size)
+    raise ValueError(f"pool {name!r} is not one of average, max")
