@@ -128,7 +128,11 @@ def test_the_models_by_name_fit(tmp_path, name, shape):
         (Flat, {"depth": 3}, "model.args do not fit"),
         ("resnet", {"norm": "layer"}, "norm 'layer' is not one of batch, group, none"),
         ("resnet", {"depth": 3}, "unexpected keyword argument 'depth'"),
-        ("vgg", {}, "model.name 'vgg' is not one of mlp, resnet, resnet18, resnet50, small_cnn, vit, wide_resnet"),
+        (
+            "vgg",
+            {},
+            "model.name 'vgg' is not one of mlp, resnet, resnet18, resnet50, small_cnn, vit, whitened_cnn, wide_resnet",
+        ),
         ("no.such.module:f", {}, "model.name 'no.such.module:f' cannot be imported"),
         ("json:dumps", {}, "json:dumps"),
     ],

@@ -69,4 +69,4 @@ def pooling(name: str, size: int | None) -> nn.Module:
             return nn.AdaptiveAvgPool2d(1) if size is None else nn.AvgPool2d(size)
         case "max":
             return nn.AdaptiveMaxPool2d(1) if size is None else nn.MaxPool2d(size)
-    raise ValueError(f"pool {name!r} is not one of average, max")
+    raise ValueError(f"pooling {name!r} is not one of average, max")

@@ -19,7 +19,8 @@ class Model(Section):
     """The network."""
 
     name: str = "resnet"
-    """`resnet`, `wide_resnet`, `whitened_cnn`, `resnet18`, `resnet50`, `vit`, `small_cnn`, `mlp`, or `module:callable` of your own."""
+    """`resnet`, `wide_resnet`, `whitened_cnn`, `resnet18`, `resnet50`, `vit`, `small_cnn`, `mlp`, or `module:callable`
+    of your own."""
     args: dict[str, Any] = {}
     """Passed to the factory beside num_classes (and input_shape, where it takes one)."""
     weights: Annotated[str, Field(min_length=1)] | None = None

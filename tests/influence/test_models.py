@@ -19,6 +19,7 @@ SMALL = {
     "resnet": {"widths": [4, 8]},
     "small_cnn": {"widths": [4, 8]},
     "vit": {"layers": 2, "hidden": 8, "heads": 2},
+    "whitened_cnn": {"widths": [4, 8]},
     "wide_resnet": {"depth": 10, "width": 1},
     "resnet18": {"small_images": True, "norm": "group"},
 }

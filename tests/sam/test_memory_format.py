@@ -60,7 +60,7 @@ def test_values_stay_and_only_images_and_kernels_move():
     assert innermost(vector := torch.arange(3.0)) is vector
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "resnet", "resnet18", "resnet50", "wide_resnet"])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet", "resnet18", "resnet50", "whitened_cnn", "wide_resnet"])
 def test_built_in_networks_bear_it(name):
     assert bears_innermost(build_model(name, {}, (3, 32, 32), 10, seed=0), (3, 32, 32))
 
