@@ -96,7 +96,13 @@ def whitened_cnn(
 
     Returns:
         A module from [m, C, H, W] to logits [m, num_classes].
+
+    Raises:
+        ValueError: The images are too small for as many stages.
     """
+    least = 2 ** len(widths) + 1
+    if min(input_shape[1:]) < least:
+        raise ValueError(f"widths of {len(widths)} stages take images of at least {least} pixels a side")
     stem = WhiteningStem(input_shape[0], activation, norm)
     stages: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise([stem.outputs, *widths]):

@@ -52,6 +52,7 @@ def test_own_callable_is_found_and_given_its_arguments():
         ("resnet", {"norm": "layer"}, "layer"),
         ("resnet", {"activation": "step"}, "step"),
         ("wide_resnet", {"depth": 12}, "depth 12 is not 6 n"),
+        ("whitened_cnn", {}, "widths of 3 stages take images of at least 9 pixels a side"),
         ("resnet18", {"norm": "none"}, "norm 'none' is not one of batch, group"),
         ("resnet18", {"pooling": "median"}, "median"),
         ("resnet50", {"activation": "step"}, "step"),
