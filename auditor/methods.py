@@ -42,6 +42,7 @@ _ALL = (
     Method("loss", "loss at the end of training", predicts=False, harm_sign=1.0),
     Method("margin", "margin at the end of training", predicts=False),
     Method("aum", "margin averaged over training (Pleiss et al. 2020)", predicts=False),
+    Method("aum_late", "margin averaged over the second half of training", predicts=False),
     Method("aum_perturbed", "margin at θ + ε averaged over training: AUM where SAM looks", predicts=False),
     Method(
         "self_confidence",

@@ -187,11 +187,18 @@ def _confidence(trained: TrainedRun) -> NDArray[np.float64]:
     return trained.reader.mean_signal("loss", lambda losses: np.exp(-losses))
 
 
+def _late_margin(trained: TrainedRun) -> NDArray[np.float64]:
+    epochs = trained.manifest.epochs
+    # Two epochs see every row, one may not.
+    return trained.reader.mean_signal("margin", since=min(epochs // 2, max(epochs - 2, 0)))
+
+
 _SUMS: Mapping[str, Callable[[TrainedRun], _Sums]] = {"gif": _gif, "tracin": _tracin, "trak": _trak}
 """Methods that are sums of directional derivatives."""
 
 _RECORDED: Mapping[str, Callable[[TrainedRun], NDArray[np.float64]]] = {
     "aum": lambda trained: trained.reader.mean_signal("margin"),
+    "aum_late": _late_margin,
     "aum_perturbed": lambda trained: trained.reader.mean_signal("margin_perturbed"),
     "self_confidence": _confidence,
     "random": lambda trained: counters.uniform("random", trained.config.seed, np.arange(trained.manifest.rows)),

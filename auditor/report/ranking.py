@@ -89,8 +89,8 @@ def rank_samples(config: Config, run: RunFolder) -> Ranking:
     `auto` is the method that agrees best with the run's retrainings; see `auditor.fidelity`.
 
     A sample is flagged when it is among the first ⌈report.flagged x rows⌉ and its harm is positive: removing it is
-    predicted to help, its label is out-voted (margin, aum, aum_perturbed; self_confidence or out_of_sample below a
-    half), or, by loss, ekfac_self and random, which have no zero to cross, it comes first.
+    predicted to help, its label is out-voted (margin, aum, aum_late, aum_perturbed; self_confidence or out_of_sample
+    below a half), or, by loss, ekfac_self and random, which have no zero to cross, it comes first.
 
     Args:
         config: The audit.

@@ -22,11 +22,18 @@ def optimizer_at(settings: Mapping[str, Any], learning_rate: float, step: int) -
         settings: `train.optimizer` of the configuration, its `name` among them; what is about the schedule is not read.
         learning_rate: η of the step.
         step: Counted from 0.
+
+    Raises:
+        ValueError: There is no optimizer of that name.
+        KeyError: A setting is missing.
     """
-    if settings["name"] == "adamw":
-        names = ("beta1", "beta2", "epsilon", "weight_decay")
-        return AdamW(learning_rate, step, **{name: settings[name] for name in names})
-    return SGD(learning_rate, settings["momentum"], settings["weight_decay"], settings["nesterov"])
+    match settings["name"]:
+        case "sgd":
+            return SGD(learning_rate, settings["momentum"], settings["weight_decay"], settings["nesterov"])
+        case "adamw":
+            names = ("beta1", "beta2", "epsilon", "weight_decay")
+            return AdamW(learning_rate, step, **{name: settings[name] for name in names})
+    raise ValueError(f"optimizer {settings['name']!r} is not one of sgd, adamw")
 
 
 def optimizer_step(state: State, gradient: Mapping[str, Tensor], optimizer: Optimizer) -> State:

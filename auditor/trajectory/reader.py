@@ -130,7 +130,7 @@ class TrajectoryReader:
         return sums
 
     def mean_signal(
-        self, name: str, of: Callable[[NDArray[np.floating]], NDArray[np.floating]] = np.asarray
+        self, name: str, of: Callable[[NDArray[np.floating]], NDArray[np.floating]] = np.asarray, since: int = 0
     ) -> NDArray[np.float64]:
         """A signal, or a function of it, averaged over the epochs that saw a sample; NaN if none did.
 
@@ -140,14 +140,16 @@ class TrajectoryReader:
         Args:
             name: Column of the signals.
             of: Applied to the values before they are averaged.
+            since: The first epoch that counts, from 0.
 
         Returns:
             [rows]
         """
         sums, counts = np.zeros(self.manifest.rows), np.zeros(self.manifest.rows)
         for table in self.signals():
-            samples = table["sample"].to_numpy()
-            np.add.at(sums, samples, of(table[name].to_numpy()))
+            counted = table.filter(pc.greater_equal(table["epoch"], since))
+            samples = counted["sample"].to_numpy()
+            np.add.at(sums, samples, of(counted[name].to_numpy()))
             np.add.at(counts, samples, 1)
         means = np.full(self.manifest.rows, np.nan)
         np.divide(sums, counts, out=means, where=counts > 0)

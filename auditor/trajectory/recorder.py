@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.errors import InputError
+from auditor.sam.optimizer import optimizer_at
 from auditor.sam.state import State
+from auditor.sam.variants import make_perturbation
 from auditor.storage import RunFolder
 from auditor.trajectory import group
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
@@ -60,10 +62,12 @@ class TrajectoryRecorder:
         manifest: The training that is about to run.
 
     Raises:
-        InputError: The folder holds a trajectory of another training.
+        InputError: The folder holds a trajectory of another training, or the manifest's optimizer or perturbation
+            cannot be made from its settings, so that nothing could be computed from the trajectory.
     """
 
     def __init__(self, run: RunFolder, manifest: Manifest) -> None:
+        _can_be_made(manifest)
         self.run = run
         self.rank, self.world_size = group.rank(), group.world_size()
         found = group.from_first_rank(lambda: Manifest.read(run))
@@ -215,3 +219,16 @@ class TrajectoryRecorder:
 
 def _segment_name(first: int, end: int) -> str:
     return f"steps-{first:08d}-{end:08d}"
+
+
+def _can_be_made(manifest: Manifest) -> None:
+    for name, settings, make in (
+        ("optimizer", manifest.optimizer, lambda settings: optimizer_at(settings, 0.0, 0)),
+        ("perturbation", manifest.perturbation, lambda settings: make_perturbation(**settings)),
+    ):
+        try:
+            make(settings)
+        except KeyError as error:
+            raise InputError(f"the manifest's {name} has no {error}") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the manifest's {name}: {error}") from error

@@ -230,7 +230,7 @@ def test_exposures_are_effective_steps_summed_over_the_ledger(run, found):
 
 
 def test_detectors_are_means_of_the_recorded_signals(audit, run):
-    methods = ["aum", "aum_perturbed", "self_confidence", "random"]
+    methods = ["aum", "aum_perturbed", "self_confidence", "aum_late", "random"]
     known = prepare_scoring(scoring(audit, methods), run, CPU).known
     assert set(known) == set(methods)
     signals = {}
@@ -241,6 +241,8 @@ def test_detectors_are_means_of_the_recorded_signals(audit, run):
     expected = np.array([np.mean(signals[sample], axis=0) for sample in range(300)])
     for column, name in enumerate(methods[:3]):
         np.testing.assert_allclose(known[name], expected[:, column], rtol=1e-6)
+    late = TrajectoryReader(run).mean_signal("margin", since=audit.train.epochs // 2)
+    np.testing.assert_allclose(known["aum_late"], late, rtol=1e-6)
 
 
 def test_the_control_is_drawn_by_seed_and_spread_evenly(audit, run):

@@ -17,7 +17,14 @@ from tests.report.builders import Audit, write_verification
     ("method", "worse", "better"),
     [
         *(("gif", -1, 1), ("gif@3", -1, 1), ("trak", -1, 1), ("tracin", -1, 1), ("gif_step", -1, 1)),
-        *(("loss", 5, 0.1), ("margin", -3, 4), ("aum", -3, 4), ("aum_perturbed", -3, 4), ("self_confidence", 0.1, 0.9)),
+        *(
+            ("loss", 5, 0.1),
+            ("margin", -3, 4),
+            ("aum", -3, 4),
+            ("aum_late", -3, 4),
+            ("aum_perturbed", -3, 4),
+            ("self_confidence", 0.1, 0.9),
+        ),
     ],
 )
 def test_a_worse_sample_has_more_harm(method, worse, better):

@@ -60,6 +60,19 @@ def test_the_mean_margin_is_that_of_the_recorded_steps(recorded):
     np.testing.assert_allclose(reader.mean_signal("margin"), [np.mean(margins) for margins in seen], rtol=1e-6)
 
 
+@pytest.mark.parametrize("since", [0, 1, 2])
+def test_a_late_mean_is_over_the_epochs_that_count(recorded, since):
+    _, reader = recorded
+    seen = {}
+    for table in reader.signals():
+        for row in table.to_pylist():
+            if row["epoch"] >= since:
+                seen.setdefault(row["sample"], []).append(row["margin"])
+    expected = [np.mean(seen.get(row, [np.nan])) for row in range(reader.manifest.rows)]
+    assert (len(seen) == 0) == (since >= reader.manifest.epochs)
+    np.testing.assert_allclose(reader.mean_signal("margin", since=since), expected, rtol=1e-6)
+
+
 def test_a_function_is_applied_before_the_mean(recorded):
     plan, reader = recorded
     seen = [[] for _ in range(plan.rows)]

@@ -75,6 +75,26 @@ def test_another_training_in_the_same_folder_is_refused(tmp_path):
         TrajectoryRecorder(RunFolder(tmp_path), manifest(seed=4))
 
 
+SGD = {"momentum": 0.9, "weight_decay": 0.0, "nesterov": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": SGD}, "the manifest's optimizer has no 'name'"),
+        ({"optimizer": {"name": "sgd", "momentum": 0.9}}, "the manifest's optimizer has no 'weight_decay'"),
+        ({"optimizer": {"name": "adamw"}}, "the manifest's optimizer has no 'beta1'"),
+        ({"optimizer": {"name": "lion", **SGD}}, "the manifest's optimizer: optimizer 'lion' is not one of sgd, adamw"),
+        ({"perturbation": {"name": "sam", "rho": 0.1, "q": 2}}, "the manifest's perturbation: .* 'q'"),
+        ({"perturbation": {"name": "sam"}}, "the manifest's perturbation: .* 'rho'"),
+    ],
+)
+def test_settings_that_nothing_could_be_computed_with_are_refused_before_training(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        TrajectoryRecorder(RunFolder(tmp_path), manifest(**changes))
+    assert not list(tmp_path.iterdir())
+
+
 def _one(recorder, step, index):
     recorder.record(
         step=step,
