@@ -12,6 +12,8 @@ from auditor.data.splits import SplitName
 from auditor.errors import InputError
 
 _ROWS = 64
+_MANY = 0.1
+"""Share of so few rows that is no accident."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def peek(config: Config) -> Peek:
     """Read ids and labels of all rows and the content of a few.
 
     Raises:
-        InputError: The source cannot be read, or none of the first training rows can be used.
+        InputError: The source cannot be read, or none of the first training rows can be used, or many of the images
+            have another size than the first, so that preparing would stop.
     """
     source = open_source(config.data)
     class_names, parts = choose_parts(config, source)
@@ -54,6 +57,13 @@ def peek(config: Config) -> Peek:
     usable = [facts for facts in found if isinstance(facts, Facts)]
     if not usable:
         raise InputError(f"{source.where('train')}: none of the first {len(found)} training rows can be used")
+    odd = [facts for facts in usable if facts.shape != usable[0].shape]
+    if is_image and len(odd) > max(config.data.max_quarantined, _MANY) * len(usable):
+        (height, width), (others, wide) = usable[0].shape, odd[0].shape
+        raise InputError(
+            f"{source.where('train')}: {len(odd)} of the first {len(usable)} training images have another size than "
+            f"the first ({height}x{width}, then {others}x{wide}); data.image_size resizes all to one size"
+        )
     channels = 1 if all(facts.grayscale for facts in usable) else 3
     return Peek(
         rows={split: len(part.rows) for split, part in parts.items()},

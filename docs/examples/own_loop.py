@@ -47,7 +47,7 @@ def describe_training(rows: int) -> Manifest:
         micro_batch_size=train.micro_batch_size,
         optimizer=train.optimizer.model_dump(),
         perturbation=train.perturbation.model_dump(),
-        seed=CONFIG.seed,
+        seed=CONFIG.training_seed,
         checkpoint_steps=tuple(epoch * steps_per_epoch for epoch in range(train.epochs + 1)),
     )
 

@@ -54,6 +54,17 @@ def test_the_size_asked_for_is_the_size_seen(tmp_path):
     assert peek(config).input_shape == (3, 16, 12)
 
 
+def test_images_of_many_sizes_are_refused_as_preparing_would_unless_one_is_asked_for(tmp_path):
+    train = table([*images(8, side=8), *images(2, first=50, side=20)])
+    config = parquet_config(tmp_path / "a", three_tables(train=train))
+    with pytest.raises(InputError, match=r"2 of the first 10 .* \(8x8, then 20x20\); data.image_size resizes"):
+        peek(config)
+    with pytest.raises(InputError, match=r"data\.image_size resizes"):
+        prepare(config, RunFolder(config.run))
+    few = table([*images(19, side=8), *images(1, first=50, side=20)])
+    assert peek(parquet_config(tmp_path / "b", three_tables(train=few))).input_shape == (3, 8, 8)
+
+
 def test_rows_that_cannot_be_used_are_passed_over(tmp_path):
     config = parquet_config(tmp_path, three_tables(train=table([b"no image", None, *images(8)])))
     assert peek(config).input_shape == (3, 8, 8)
