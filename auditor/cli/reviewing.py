@@ -16,7 +16,9 @@ from auditor.storage import RunFolder
 
 
 @stage
-@click.option("--csv", metavar="FILE", help="Take verdicts from this CSV too: sample_id, verdict, new_label, comment.")
+@click.option(
+    "--csv", metavar="FILE", help="Take verdicts from this CSV too: sample_id, verdict, new_label, comment, reviewer."
+)
 def review(request: Request, csv: str | None) -> None:
     """Read the reviewers' verdicts back from MLflow, and from a CSV, and say where the review stands.
 

@@ -15,7 +15,13 @@ COLUMNS = ("sample_id", "verdict", "new_label", "comment", "reviewer")
 _REQUIRED = ("sample_id", "verdict")
 
 
-def read_csv(path: str | Path, sample_ids: Collection[str], class_names: Sequence[str], now: datetime) -> list[Verdict]:
+def read_csv(
+    path: str | Path,
+    sample_ids: Collection[str],
+    class_names: Sequence[str],
+    now: datetime,
+    ranked: Collection[str] = (),
+) -> list[Verdict]:
     """Read verdicts; every row must be usable, or none is taken.
 
     Args:
@@ -23,6 +29,8 @@ def read_csv(path: str | Path, sample_ids: Collection[str], class_names: Sequenc
         sample_ids: Of the audited training samples.
         class_names: What new_label may be.
         now: The time of these verdicts, in UTC.
+        ranked: Columns of ranked.csv. A file may be that one with columns added: these are passed over, and so are
+            rows without a verdict then.
 
     Returns:
         A verdict a row; rows that are all empty are passed over.
@@ -33,7 +41,7 @@ def read_csv(path: str | Path, sample_ids: Collection[str], class_names: Sequenc
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return list(_verdicts(path, file, sample_ids, class_names, now))
+            return list(_verdicts(path, file, sample_ids, class_names, now, ranked))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -43,14 +51,16 @@ def read_csv(path: str | Path, sample_ids: Collection[str], class_names: Sequenc
 def news(verdicts: Sequence[Verdict], history: Sequence[Verdict]) -> list[Verdict]:
     """Those that say something else than the same reviewer's newest one from a file.
 
-    A file that is read again adds nothing, and undoes nothing that was decided in MLflow since.
+    Of several rows of one reviewer about one sample the last counts. A file that is read again adds nothing, and undoes
+    nothing that was decided in MLflow since.
 
     Args:
         verdicts: From a file.
         history: What is known, the oldest first.
     """
     known = {(v.sample_id, v.reviewer): (v.verdict, v.new_label, v.comment) for v in history if v.source == "csv"}
-    return [v for v in verdicts if known.get((v.sample_id, v.reviewer)) != (v.verdict, v.new_label, v.comment)]
+    last = {(v.sample_id, v.reviewer): v for v in verdicts}
+    return [v for who, v in last.items() if known.get(who) != (v.verdict, v.new_label, v.comment)]
 
 
 def _verdicts(
@@ -59,11 +69,13 @@ def _verdicts(
     sample_ids: Collection[str],
     class_names: Sequence[str],
     now: datetime,
+    ranked: Collection[str],
 ) -> Iterator[Verdict]:
     rows = csv.DictReader(file)
     columns = rows.fieldnames or []
     missing = [name for name in _REQUIRED if name not in columns]
-    unknown = [name for name in columns if name not in COLUMNS]
+    others = [name for name in columns if name not in COLUMNS]
+    unknown = [name for name in others if name not in ranked]
     if missing or unknown:
         problem = f"has no column {missing[0]}" if missing else f"has an unknown column {unknown[0]!r}"
         raise InputError(f"{path}: {problem}; its columns are to be {', '.join(COLUMNS)}")
@@ -72,7 +84,8 @@ def _verdicts(
         if None in row:
             raise InputError(f"{where}: has more cells than the header")
         cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
-        if not any(cells.values()):
+        undecided = not (cells["verdict"] or cells["new_label"])
+        if not any(cells.values()) or (others and undecided):
             continue
         sample_id = _plain(cells["sample_id"], sample_ids)
         if sample_id not in sample_ids:

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from auditor.config import Config
 from auditor.errors import InputError, StageError
+from auditor.fidelity import Fidelity
+from auditor.fidelity.choice import standing_columns
 from auditor.fidelity.predictions import predicted_effects
 from auditor.fidelity.removals import Removal, at_random, most
 from auditor.fidelity.verification import trusted_column
+from auditor.methods import AUTO, METHODS
 from auditor.review.check import planned_check
 from auditor.storage import RunFolder
 
@@ -37,7 +40,7 @@ def left_out(config: Config, run: RunFolder, sample_ids: Sequence[str] | None = 
     elif wanted == "verdicts":
         removal = planned_check(run)[1]
     else:
-        removal = most(wanted, _influence(run), config.edit.share)
+        removal = most(wanted, _influence(config, run), config.edit.share)
     if not removal.rows:
         raise InputError(f"edit.remove is {wanted}: no training sample is predicted to be {wanted}")
     if len(removal.rows) == rows:
@@ -55,11 +58,14 @@ def _named(run: RunFolder, sample_ids: Sequence[str], rows: int) -> Removal:
     return Removal("samples", tuple(chosen), len(chosen) / rows)
 
 
-def _influence(run: RunFolder) -> NDArray[np.float64]:
+def _influence(config: Config, run: RunFolder) -> NDArray[np.float64]:
     if not run.exists("scores"):
         raise StageError(f"{run}: holds no scores, which say what is harmful; score first")
     predicted = predicted_effects(run)
     column = trusted_column(run, predicted)
+    ranks = config.report.rank_by
+    if ranks != AUTO and METHODS[ranks].predicts:
+        column = standing_columns(list(predicted), Fidelity.read(run)).get(ranks, column)
     if column is None:
         raise StageError(f"{run}: no score predicts what removing a sample does; score by gif, hif_fast or replay")
     return predicted[column]

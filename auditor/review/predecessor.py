@@ -19,8 +19,8 @@ from auditor.storage import RunFolder
 
 log = logging.getLogger("auditor")
 
-_LATEST = 50
-"""How many earlier runs of an experiment are looked at."""
+_PAGE = 50
+"""How many earlier runs of an experiment are asked for at once."""
 
 
 def predecessor(config: Config, run: RunFolder) -> RunFolder | None:
@@ -120,16 +120,23 @@ def _earlier(config: Config, run: RunFolder) -> Iterator[RunFolder]:
     client = connect(uri)
     with explained(uri):
         began = client.get_run(logged["run_id"]).info.start_time
-        wanted = f"attributes.status = 'FINISHED' and attributes.start_time < {began}"
-        order = ["attributes.start_time DESC"]
-        found = client.search_runs([logged["experiment_id"]], wanted, max_results=_LATEST, order_by=order)
-    for candidate in found:
-        folder = candidate.data.tags.get("auditor.run_folder")
-        if folder is None or folder == mask(run.uri):
-            continue
-        before = _audit_of_the_same_rows(config, folder)
-        if before is not None:
-            yield before
+    wanted = f"attributes.status = 'FINISHED' and attributes.start_time < {began}"
+    order, token = ["attributes.start_time DESC"], None
+    while True:
+        with explained(uri):
+            found = client.search_runs(
+                [logged["experiment_id"]], wanted, max_results=_PAGE, order_by=order, page_token=token
+            )
+        for candidate in found:
+            folder = candidate.data.tags.get("auditor.run_folder")
+            if folder is None or folder == mask(run.uri):
+                continue
+            before = _audit_of_the_same_rows(config, folder)
+            if before is not None:
+                yield before
+        token = found.token
+        if not token:
+            return
 
 
 def _audit_of_the_same_rows(config: Config, folder: str) -> RunFolder | None:

@@ -91,7 +91,7 @@ def review(config: Config, run: RunFolder, csv: str | Path | None = None) -> Rev
         # Before anything else is touched: a file with one bad row changes nothing.
         sample_ids = set(ranked.table["sample_id"].to_pylist())
         now = datetime.fromtimestamp(round(time.time(), 3), UTC)
-        given += news(read_csv(csv, sample_ids, class_names, now), known)
+        given += news(read_csv(csv, sample_ids, class_names, now, ranked.table.column_names), known)
     if before is not None:
         carry_over(run, earlier_verdicts(config, before))
         known = read_verdicts(run)

@@ -20,7 +20,9 @@ class Report(Section):
     """The score that orders the report; `auto` is the one that agrees best with the run's own retrainings, or, without
     any, the one that can be expected to."""
     flagged: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Largest share of the training rows to flag; only samples whose removal is predicted to help are flagged."""
+    """Largest share of the training rows to flag; by a score that predicts, only samples whose removal is predicted to
+    help; by `margin`, the `aum`s, `self_confidence` and `out_of_sample`, only out-voted labels; by `loss`, `ekfac_self`
+    and `random`, the whole share."""
     gallery: PositiveInt = 300
     """Samples shown in report.html. Each adds 0.4 kB (8 x 8 pixels) to 10 kB (a photograph) to the page."""
     neighbours: Annotated[int, Field(ge=0, le=20)] = 4

@@ -124,16 +124,18 @@ class Edit(Section):
         "verdicts"
     )
     """Which samples: those that reviewers want removed or relabelled, the most harmful or most helpful ones by the
-    score that ranks the report, random ones, or those with these ids."""
+    score that ranks the report (where that is a detector, by what `auto` would take of those that predict), random
+    ones, or those with these ids."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the training rows, for `harmful`, `helpful` and `random`."""
     methods: Annotated[list[EditMethod], Field(min_length=1)] = ["replay"]
-    """`replay`: the last part of training once more without the samples; all others move the final weights, in seconds:
-    by one solve, or, with `gif`, by gradients at the checkpoints."""
+    """`replay`: the last part of training once more without the samples; all others move the final weights,
+    by one solve (`ekfac`: a few passes over the rows; the others: up to `hif.iterations` products, which can take
+    longer than a short training), or, with `gif`, by gradients at the checkpoints."""
     horizon: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of training that `replay` takes again, counted from its end, and to the checkpoint before."""
     damping: Annotated[float, Field(ge=0)] = 0.01
-    """Of the solves, beside the weight decay; solver, iterations and tolerance are those of `hif`."""
+    """Of the solves, beside the weight decay; solver, iterations, tolerance and rows are those of `hif`."""
     compare: bool = False
     """Train again without the samples from the beginning, and compare."""
 

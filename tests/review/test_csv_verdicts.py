@@ -73,6 +73,16 @@ def test_an_unusable_file_is_named(tmp_path, text, message):
         read(tmp_path, text)
 
 
+def test_the_ranking_with_columns_added_is_such_a_file_and_most_of_its_rows_are_undecided(tmp_path):
+    path = tmp_path / "ranked.csv"
+    path.write_text("rank,sample_id,label,verdict,new_label\n1,cat/1.jpg,cat,relabel,dog\n2,cat/2.jpg,cat,,\n")
+    [found] = read_csv(path, IDS, CLASSES, NOW, ("rank", "sample_id", "label", "harm"))
+    assert (found.sample_id, found.verdict, found.new_label) == ("cat/1.jpg", "relabel", "dog")
+    path.write_text("rank,sample_id,verdict,new_label\n1,cat/1.jpg,,dog\n")
+    with pytest.raises(InputError, match="line 2: verdict '' is unknown"):
+        read_csv(path, IDS, CLASSES, NOW, ("rank",))
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.csv: cannot be read \(No such file"):
         read_csv(tmp_path / "nowhere.csv", IDS, CLASSES, NOW)
@@ -86,6 +96,13 @@ def test_a_file_read_again_adds_nothing_but_a_change_of_mind_does(tmp_path):
     assert news(first, first) == []
     changed = [Verdict("cat/1.jpg", "remove", None, "", "ada", NOW + timedelta(hours=1), "csv")]
     assert news(first, [*first, *changed]) == first[:1]
+
+
+def test_the_last_of_several_rows_about_a_sample_counts_however_often_they_are_read(tmp_path):
+    both = read(tmp_path, HEADER + "cat/1.jpg,keep,,,ada\ncat/1.jpg,remove,,,ada\ncat/1.jpg,keep,,,bob\n")
+    known = news(both, [])
+    assert [(v.reviewer, v.verdict) for v in known] == [("ada", "remove"), ("bob", "keep")]
+    assert news(both, known) == []
 
 
 def test_a_file_read_again_undoes_nothing_that_was_decided_in_mlflow_since(tmp_path):

@@ -23,6 +23,19 @@ def test_the_most_harmful_and_the_most_helpful_come_from_the_influence_and_stay_
     assert len(everything.rows) == (influence < 0).sum()
 
 
+def test_the_score_that_ranks_the_report_says_what_is_harmful_unless_it_predicts_nothing(audit, run):
+    audit.scores["tracin"] = -audit.scores["gif"]
+    audit.methods = (*audit.methods, "tracin")
+    audit.write_scores(run)
+    found = {
+        rank_by: left_out(audit.config(run.local, edit={"remove": "harmful"}, report={"rank_by": rank_by}), run).rows
+        for rank_by in ("auto", "gif", "tracin", "aum")
+    }
+    assert found["auto"] == found["gif"] == found["aum"]
+    assert found["tracin"] != found["gif"]
+    assert (audit.scores["tracin"][list(found["tracin"])] < 0).all()
+
+
 def test_random_shares_hold_smaller_ones_and_need_no_scores(audit, run):
     run.remove("scores")
     small, large = (left_out(asking(audit, run, remove="random", share=share), run) for share in (0.1, 0.3))

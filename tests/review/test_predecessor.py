@@ -158,3 +158,15 @@ def test_where_mlflow_gives_no_answer_no_seeded_weights_stand_in_for_the_predece
     with pytest.raises((InputError, StageError)):
         settle_weights(audit, run)
     assert not run.exists("initial")
+
+
+def test_it_is_found_behind_however_many_runs_of_others(tmp_path, uri, monkeypatch):
+    monkeypatch.setattr("auditor.review.predecessor._PAGE", 2)
+    name = f"shared {tmp_path}"
+    before, run_before = in_experiment(tmp_path / "a", uri, name)
+    run_before.write_bytes("config.yaml", yaml.safe_dump(before.model_dump(mode="json")).encode())
+    client = MlflowClient(uri)
+    for _ in range(5):
+        other = client.create_run(client.get_experiment_by_name(name).experiment_id)
+        client.set_terminated(other.info.run_id)
+    assert predecessor(*in_experiment(tmp_path / "b", uri, name)).uri == run_before.uri
