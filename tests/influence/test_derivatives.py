@@ -200,9 +200,9 @@ def test_contraction_agrees_with_backward_gradients_of_single_samples():
 
 @pytest.mark.parametrize("name", sorted(FACTORIES.keys() - {"vit"}))
 def test_built_in_networks_contract(name):
-    net = Network(build_model(name, {}, (1, 8, 8), 3, 0))
-    folded = Folded.of(net, directions_of(net, 2, shape=(1, 8, 8)))
-    inputs, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    net = Network(build_model(name, {}, (1, 12, 12), 3, 0))
+    folded = Folded.of(net, directions_of(net, 2, shape=(1, 12, 12)))
+    inputs, labels = torch.randn(4, 1, 12, 12), torch.tensor([0, 1, 2, 0])
     assert can_contract(folded, inputs, labels)
     found, expected = Contraction(folded)(inputs, labels), passes(folded, inputs, labels)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -275,9 +275,9 @@ def test_in_fewer_bits_derivatives_are_those_in_full_but_for_rounding(norm, coun
 
 @pytest.mark.parametrize("name", sorted(FACTORIES))
 def test_every_model_can_be_scored_in_bfloat16(name):
-    net = Network(build_model(name, {}, (1, 8, 8), 3, 0))
-    many = [directions_of(net, 1, shape=(1, 8, 8))]
-    inputs, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 3
+    net = Network(build_model(name, {}, (1, 12, 12), 3, 0))
+    many = [directions_of(net, 1, shape=(1, 12, 12))]
+    inputs, labels = torch.randn(16, 1, 12, 12), torch.arange(16) % 3
     expected = Derivatives(net, many)(inputs, labels)
     found = Derivatives(net, many, dtype=torch.bfloat16)(inputs, labels)
     # Deep networks of random weights magnify what trained ones do not.
