@@ -190,7 +190,7 @@ def _confidence(trained: TrainedRun) -> NDArray[np.float64]:
 def _late_margin(trained: TrainedRun) -> NDArray[np.float64]:
     epochs = trained.manifest.epochs
     # Two epochs see every row, one may not.
-    return trained.reader.mean_signal("margin", since=min(epochs // 2, max(epochs - 2, 0)))
+    return trained.reader.mean_signal("margin", since=epochs // 2 if epochs > 2 else 0)
 
 
 _SUMS: Mapping[str, Callable[[TrainedRun], _Sums]] = {"gif": _gif, "tracin": _tracin, "trak": _trak}

@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
@@ -59,6 +59,21 @@ def connect(tracking_uri: str) -> MlflowClient:
         reason = mask(" ".join(str(error).split()))
         raise InputError(f"mlflow.tracking_uri {mask(tracking_uri)}: cannot be opened ({clip(reason, 300)})") from None
     return client
+
+
+def paged(page: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All entries of a list that MLflow gives in pages, each page asked for when its first entry is.
+
+    Args:
+        page: What gives the page of a token, None for the first.
+    """
+    token = None
+    while True:
+        found = page(token)
+        yield from found
+        token = found.token
+        if not token:
+            return
 
 
 def experiment(client: MlflowClient, name: str) -> str:

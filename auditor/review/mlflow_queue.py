@@ -18,7 +18,7 @@ from typing import Any
 
 from auditor.errors import StageError
 from auditor.report.masking import mask
-from auditor.report.tracking_store import clip, connect, explained
+from auditor.report.tracking_store import clip, connect, explained, paged
 from auditor.review.items import SAMPLE_TAG, Item
 
 _BATCH = 20
@@ -234,13 +234,7 @@ class MlflowQueue:
         raise StageError(f"MLflow experiment {self._experiment_id}: its questions named {question.name} are not ours")
 
     def _items(self, queue_id: str) -> Iterator[Any]:
-        token = None
-        while True:
-            page = self._store.list_review_queue_items(queue_id, max_results=_PAGE, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return paged(lambda token: self._store.list_review_queue_items(queue_id, max_results=_PAGE, page_token=token))
 
     def _trace(self, item: Item, run_id: str, made: int) -> Any:
         from mlflow.entities import TraceInfo, TraceLocation, TraceState

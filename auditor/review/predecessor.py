@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import yaml
 
 from auditor.config import RECORDED, Config, parse_config
 from auditor.errors import InputError, StageError
 from auditor.report.masking import mask
-from auditor.report.tracking_store import connect, explained
+from auditor.report.tracking_store import connect, explained, paged
 from auditor.review.answers import answered
 from auditor.review.evidence import RANKED_FILE
 from auditor.review.verdicts import Verdict, merged, read_verdicts, write_verdicts
@@ -121,22 +122,19 @@ def _earlier(config: Config, run: RunFolder) -> Iterator[RunFolder]:
     with explained(uri):
         began = client.get_run(logged["run_id"]).info.start_time
     wanted = f"attributes.status = 'FINISHED' and attributes.start_time < {began}"
-    order, token = ["attributes.start_time DESC"], None
-    while True:
+    experiments, order = [logged["experiment_id"]], ["attributes.start_time DESC"]
+
+    def page(token: str | None) -> Any:
         with explained(uri):
-            found = client.search_runs(
-                [logged["experiment_id"]], wanted, max_results=_PAGE, order_by=order, page_token=token
-            )
-        for candidate in found:
-            folder = candidate.data.tags.get("auditor.run_folder")
-            if folder is None or folder == mask(run.uri):
-                continue
-            before = _audit_of_the_same_rows(config, folder)
-            if before is not None:
-                yield before
-        token = found.token
-        if not token:
-            return
+            return client.search_runs(experiments, wanted, max_results=_PAGE, order_by=order, page_token=token)
+
+    for candidate in paged(page):
+        folder = candidate.data.tags.get("auditor.run_folder")
+        if folder is None or folder == mask(run.uri):
+            continue
+        before = _audit_of_the_same_rows(config, folder)
+        if before is not None:
+            yield before
 
 
 def _audit_of_the_same_rows(config: Config, folder: str) -> RunFolder | None:
