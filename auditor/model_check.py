@@ -18,6 +18,7 @@ from auditor.influence import (
     trak_tangent,
 )
 from auditor.models import build_model
+from auditor.precision import autocast_of, dtype_of
 from auditor.sam import MicroBatch, Network, State, make_perturbation, prepared
 from auditor.sam.sharded import why_not_sharded, why_rows_cannot_part
 from auditor.sam.step import sam_micro_batch
@@ -33,7 +34,7 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
             could not share.
     """
     name = config.model.name
-    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
+    dtype = dtype_of(config)
     try:
         model = build_model(name, config.model.args, input_shape, classes, config.seed, dtype, config.model.frozen)
     except ValueError as error:
@@ -64,6 +65,7 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
         if config.resources.sharded and (reason := why_rows_cannot_part(network, inputs)) is not None:
             raise InputError(f"resources.sharded does not go with model.name {name!r}: {reason}")
         _train(config, network, batch)
+        _train_in_fewer_bits(config, model, batch)
         _differentiate(config, network, batch)
     except InputError:
         raise
@@ -83,6 +85,19 @@ def _train(config: Config, network: Network, batch: MicroBatch) -> None:
                 f"model.name {config.model.name!r}: buffer {name} changes in training; only BatchNorm's may, others "
                 "would differ from worker to worker"
             )
+
+
+def _train_in_fewer_bits(config: Config, model: nn.Module, batch: MicroBatch) -> None:
+    autocast = autocast_of(config)
+    if autocast is None:
+        return
+    try:
+        _train(config, Network(model, autocast), batch)
+    except RuntimeError as error:  # an operation of one's own may insist on a type
+        raise InputError(
+            f"train.precision {config.train.precision} does not go with model.name {config.model.name!r}: "
+            f"{_first_line(error)}"
+        ) from error
 
 
 def _differentiate(config: Config, network: Network, batch: MicroBatch) -> None:

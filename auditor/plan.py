@@ -25,6 +25,7 @@ from auditor.influence import Derivatives, Directions, PreciseStatistics
 from auditor.influence.head import find_head
 from auditor.initial_weights import check_weights
 from auditor.model_check import check_model
+from auditor.precision import autocast_of, dtype_of
 from auditor.sam import MicroBatch, Network, State, make_perturbation, prepared
 from auditor.sam.step import micro_batch_pass, sam_micro_batch
 from auditor.trajectory import spread_checkpoints
@@ -100,11 +101,11 @@ def plan(config: Config) -> Plan:
         raise InputError(f"train.batch_size is {train.batch_size}, but there are only {rows} training rows")
     steps_per_epoch = rows // train.batch_size
     steps = train.epochs * steps_per_epoch
-    dtype = torch.float64 if train.precision == "float64" else torch.float32
+    dtype = dtype_of(config)
     check_model(config, seen.input_shape, seen.classes)
     check_weights(config, seen.input_shape, seen.class_names)
     model = configured_model(config, seen.input_shape, seen.classes)
-    network = Network(model)
+    network = Network(model, autocast_of(config))
     width = torch.finfo(dtype).bits // 8
     tensors = 2 * len(network.parameters()) + len(network.buffers())
     parameters = sum(value.numel() for value in network.parameters().values())
@@ -177,20 +178,21 @@ def _features_disk(config: Config, model: nn.Module, seen: Peek) -> dict[str, in
 def _stage_seconds(
     config: Config, rows: int, steps: int, checkpoints: int, seconds: dict[str, float]
 ) -> dict[str, float]:
-    """Seconds of computing by stage, from seconds of one micro-batch, one scored row and one evaluated row."""
+    """Seconds of computing by stage, from those that `_measure` returns."""
     train, methods, resources = config.train, set(config.score.methods), config.resources
     micro_batches = train.batch_size // train.micro_batch_size
-    step = seconds["micro_batch"] * math.ceil(micro_batches / resources.train_workers)
+    at_a_time = math.ceil(micro_batches / resources.train_workers)
+    step, full_step = at_a_time * seconds["micro_batch"], at_a_time * seconds["full_micro_batch"]
     passes = checkpoints * sum(method in methods for method in ("gif", "tracin"))
     row = passes * seconds["score_row"] if passes else seconds["forward_row"]
     found = {"train": steps * step, "score": rows * row / resources.score_actors}
     if "replay" in methods:
-        found["replay"] = _REPLAY_STEPS * config.replay.horizon * steps * step
+        found["replay"] = config.replay.horizon * steps * (step + (_REPLAY_STEPS - 1) * full_step)
     if systems := sum(bool(methods & wanted) for wanted in _HIF_SYSTEMS):
-        epoch = seconds["micro_batch"] * math.ceil(rows / train.micro_batch_size / resources.train_workers)
+        epoch = seconds["full_micro_batch"] * math.ceil(rows / train.micro_batch_size / resources.train_workers)
         found["hif"] = systems * config.hif.iterations * _PRODUCT_STEPS * epoch
     if "gif_step" in methods:
-        found["gif_step"] = _GIF_STEPS * steps * step
+        found["gif_step"] = steps * (step + (_GIF_STEPS - 1) * full_step)
     at_once = resources.retrainers or max(1, (os.cpu_count() or 1) // resources.cpus_per_worker)
     retraining = steps * micro_batches * seconds["micro_batch"]
     if "out_of_sample" in methods:
@@ -204,7 +206,10 @@ def _stage_seconds(
 def _measure(
     config: Config, network: Network, shape: tuple[int, ...], classes: int, dtype: torch.dtype
 ) -> tuple[int, dict[str, float]]:
-    """Bytes of activations of one pass, and seconds of one micro-batch, one scored row and one evaluated row."""
+    """Bytes of activations of one pass, and seconds of what the stages do.
+
+    The latter are of one micro-batch, as it is trained on and in full precision, one scored row and one evaluated row.
+    """
     device = torch.device("cuda" if config.resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
     network.model.to(device)
     before = torch.get_num_threads()
@@ -217,11 +222,14 @@ def _measure(
         state = _initial_state(config, network)
         turns = [perturbation.at(step) for step in range(perturbation.period)]
 
-        def every_turn() -> None:
+        def every_turn(network: Network) -> None:
             for turn in turns:
                 sam_micro_batch(network, state, batch, turn)
 
-        micro_batch = _seconds(every_turn, device) / len(turns)
+        micro_batch = _seconds(lambda: every_turn(network), device) / len(turns)
+        full = micro_batch
+        if network.autocast is not None:
+            full = _seconds(lambda: every_turn(Network(network.model)), device) / len(turns)
         rows = _random_batch(config.score.batch_size, shape, classes, dtype, device)
         directions = Directions.along(PreciseStatistics(network, ()), parameters, buffers, [parameters])
         derivatives = Derivatives(network, [directions])
@@ -235,7 +243,12 @@ def _measure(
         plain = _seconds(forward, device)
     finally:
         torch.set_num_threads(before)
-    return activations, {"micro_batch": micro_batch, "score_row": score / size, "forward_row": plain / size}
+    return activations, {
+        "micro_batch": micro_batch,
+        "full_micro_batch": full,
+        "score_row": score / size,
+        "forward_row": plain / size,
+    }
 
 
 def _random_batch(

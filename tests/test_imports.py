@@ -14,7 +14,7 @@ import auditor
 
 ROOT = Path(auditor.__file__).parent
 LAYERS = [
-    {"config", "sections", "storage", "errors", "counters", "methods", "progress"},
+    {"config", "sections", "storage", "errors", "counters", "methods", "precision", "progress"},
     {"influence", "trajectory", "sam", "models", "data", "fidelity"},
     {"distributed", "report", "review"},
     {

@@ -81,6 +81,18 @@ class Branching(nn.Sequential):
         return super().forward(inputs if inputs.sum() > 0 else inputs * 2)
 
 
+class Insisting(nn.Module):
+    """Adds what a layer gives to what it has made itself, and both must be of one type."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, num_classes)
+
+    def forward(self, inputs):
+        logits = self.layer(inputs.flatten(1))
+        return inputs.new_zeros(logits.shape).index_add(0, torch.arange(len(logits)), logits)
+
+
 class Plain(nn.Sequential):
     """BatchNorm that cannot be folded."""
 
@@ -156,7 +168,7 @@ def test_a_model_that_trak_cannot_use_is_refused_only_where_trak_is_asked_for(tm
         check_model(config(tmp_path, model=model, score={"methods": ["gif", "trak"]}), SHAPE, CLASSES)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("statistics", ["precise", "running"])
 def test_a_model_of_ones_own_fits_in_every_setting_and_keeps_its_hands_off_the_global_generator(
     tmp_path, precision, statistics
@@ -170,6 +182,19 @@ def test_a_model_of_ones_own_fits_in_every_setting_and_keeps_its_hands_off_the_g
     before = torch.get_rng_state()
     check_model(audit, SHAPE, CLASSES)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit", "mlp"])
+def test_the_models_by_name_train_in_mixed_precision(tmp_path, name):
+    check_model(config(tmp_path, model={"name": name}, train={"precision": "bfloat16"}), (1, 16, 16), CLASSES)
+
+
+def test_a_model_that_insists_on_a_type_is_refused_in_mixed_precision_only(tmp_path):
+    model = {"name": f"{__name__}:Insisting"}
+    check_model(config(tmp_path, model=model), SHAPE, CLASSES)
+    with pytest.raises(InputError) as refused:
+        check_model(config(tmp_path, model=model, train={"precision": "bfloat16"}), SHAPE, CLASSES)
+    assert str(refused.value).startswith(f"train.precision bfloat16 does not go with model.name {model['name']!r}: ")
 
 
 @pytest.mark.parametrize(

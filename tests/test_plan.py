@@ -9,7 +9,7 @@ from auditor.config import load_config
 from auditor.data import prepare
 from auditor.distributed.loop import load_samples, new_model, run_training
 from auditor.errors import InputError
-from auditor.plan import plan
+from auditor.plan import _stage_seconds, plan
 from auditor.storage import RunFolder
 from auditor.trajectory import TrajectoryReader
 from tests.distributed.builders import config
@@ -71,6 +71,23 @@ def test_stages_that_are_not_asked_for_cost_nothing(tmp_path):
     assert found["verify"] == pytest.approx(11 * found["train"])
     assert found["out_of_sample"] == pytest.approx(3 * found["train"])
     assert found["replay"] == pytest.approx(4.5 * found["train"])
+
+
+def test_passes_that_training_takes_in_fewer_bits_are_priced_apart_from_those_that_others_take_in_full(tmp_path):
+    audit = config(
+        tmp_path,
+        train={"batch_size": 128, "micro_batch_size": 64},
+        score={"methods": ["replay", "gif_step", "hif_fast", "loss"]},
+        verify={"during_run": True, "leave_one_out": 1, "subsets": 0},
+        resources={"train_workers": 1, "retrainers": 1},
+    )
+    seconds = {"micro_batch": 1.0, "full_micro_batch": 10.0, "score_row": 0.0, "forward_row": 0.0}
+    found = _stage_seconds(audit, rows=640, steps=50, checkpoints=10, seconds=seconds)
+    assert found["train"] == 100
+    assert found["verify"] == 300
+    assert found["replay"] == pytest.approx(100 + 3.5 * 1000)
+    assert found["gif_step"] == pytest.approx(100 + 1.5 * 1000)
+    assert found["hif"] == pytest.approx(audit.hif.iterations * 3.2 * 10 * 10)
 
 
 @pytest.mark.parametrize("what", ["ledger", "signals", "checkpoints"])

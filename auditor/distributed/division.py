@@ -19,19 +19,16 @@ class Division:
     """Each worker has all parameters and computes micro-batches of its own.
 
     Args:
-        model: On the CPU; it is moved.
+        network: On the device.
         micro_batches: J.
         device: This worker's.
     """
 
-    def __init__(self, model: nn.Module, micro_batches: int, device: torch.device) -> None:
-        self.network = self._network(model, device)
+    def __init__(self, network: Network, micro_batches: int, device: torch.device) -> None:
+        self.network = network
         self.recorded = share_of(micro_batches, group.rank(), group.world_size())
         """Micro-batches that this worker writes into the ledger."""
         self._device = device
-
-    def _network(self, model: nn.Module, device: torch.device) -> Network:
-        return Network(model.to(device))
 
     @property
     def computed(self) -> range:
@@ -59,21 +56,16 @@ class RowDivision(Division):
     """Parameters are sharded; all workers compute every micro-batch together, each some of its rows.
 
     Args:
-        model: On the CPU; it is moved and sharded in place.
+        network: Its micro-batches have at least as many rows as there are workers.
         micro_batches: J.
-        micro_batch_size: m, at least the number of workers.
         device: This worker's.
     """
 
-    def __init__(self, model: nn.Module, micro_batches: int, micro_batch_size: int, device: torch.device) -> None:
-        self._micro_batch_size = micro_batch_size
-        super().__init__(model, micro_batches, device)
+    def __init__(self, network: ShardedNetwork, micro_batches: int, device: torch.device) -> None:
+        super().__init__(network, micro_batches, device)
+        self._sharded = network
         self._computed = range(micro_batches)
-        self._sizes = [len(part) for part in np.array_split(np.arange(micro_batch_size), group.world_size())]
-
-    def _network(self, model: nn.Module, device: torch.device) -> Network:
-        self._sharded = ShardedNetwork(model, self._micro_batch_size, device)
-        return self._sharded
+        self._sizes = [len(part) for part in np.array_split(np.arange(network.micro_batch_size), group.world_size())]
 
     @property
     def computed(self) -> range:
@@ -120,16 +112,29 @@ class RowDivision(Division):
 
 
 def divide(
-    model: nn.Module, micro_batches: int, micro_batch_size: int, device: torch.device, sharded: bool
+    model: nn.Module,
+    micro_batches: int,
+    micro_batch_size: int,
+    device: torch.device,
+    sharded: bool,
+    autocast: torch.dtype | None = None,
 ) -> Division:
     """The division that is asked for; one worker alone has all parameters in any case.
+
+    Args:
+        model: On the CPU; it is moved, and where it is sharded, changed in place.
+        micro_batches: J.
+        micro_batch_size: m.
+        device: This worker's.
+        sharded: Whether parameters are.
+        autocast: See `Network`.
 
     Raises:
         ValueError: The network cannot be sharded.
     """
     if sharded and group.world_size() > 1:
-        return RowDivision(model, micro_batches, micro_batch_size, device)
-    return Division(model, micro_batches, device)
+        return RowDivision(ShardedNetwork(model, micro_batch_size, device, autocast), micro_batches, device)
+    return Division(Network(model.to(device), autocast), micro_batches, device)
 
 
 def share_of(micro_batches: int, rank: int, world_size: int) -> range:

@@ -16,6 +16,7 @@ from auditor.data import Dataset, Samples, SplitName
 from auditor.distributed.division import divide, whole
 from auditor.errors import InputError
 from auditor.models import build_model
+from auditor.precision import autocast_of, dtype_of
 from auditor.sam import (
     MicroBatch,
     Network,
@@ -63,11 +64,6 @@ def training_manifest(config: Config, dataset: Dataset) -> Manifest:
         seed=config.training_seed,
         checkpoint_steps=spread_checkpoints(steps, train.checkpoints),
     )
-
-
-def dtype_of(config: Config) -> torch.dtype:
-    """The torch type of `train.precision`."""
-    return torch.float64 if config.train.precision == "float64" else torch.float32
 
 
 def new_model(config: Config, dataset: Dataset) -> nn.Module:
@@ -172,6 +168,7 @@ def run_training(
         manifest.micro_batch_size,
         device,
         config.resources.sharded,
+        autocast_of(config),
     )
     network = division.network
     perturbation = make_perturbation(**manifest.perturbation)

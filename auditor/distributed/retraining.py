@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from auditor.distributed.division import share_of
 from auditor.distributed.loop import StepInputs
 from auditor.distributed.trained_run import TrainedRun
-from auditor.sam import MicroBatch, Optimizer, State, optimizer_at, sam_step
+from auditor.precision import autocast_of
+from auditor.sam import MicroBatch, Network, Optimizer, State, optimizer_at, sam_step
 from auditor.sam.perturbation import global_norm
 from auditor.trajectory import group
 from auditor.trajectory.reader import RecordedStep
@@ -33,6 +34,8 @@ class Retraining:
     def __init__(self, trained: TrainedRun, weights: NDArray[np.float64] | None = None) -> None:
         self.trained = trained
         self.rank, self.world_size = group.rank(), group.world_size()
+        # As it was trained; the derivatives of what it does are taken in full precision.
+        self._network = Network(trained.network.model, autocast_of(trained.config))
         self._inputs = StepInputs(trained.config, trained.train, trained.device)
         if weights is not None:
             self._inputs.weights = torch.from_numpy(weights).to(self._inputs.weights.dtype)
@@ -53,7 +56,7 @@ class Retraining:
         batches = (batch for _, batch in self.micro_batches(step))
         perturbation = trained.perturbation.at(step.index)
         after, _, _ = sam_step(
-            trained.network, state, batches, total, perturbation, self.optimizer(step), group.all_reduce
+            self._network, state, batches, total, perturbation, self.optimizer(step), group.all_reduce
         )
         return after
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from auditor.config import Config, parse_config
 from auditor.data import Dataset, inputs_of_batch
 from auditor.distributed.computing import set_up
-from auditor.distributed.loop import dtype_of, new_model
+from auditor.distributed.loop import new_model
 from auditor.distributed.remarks import remark
 from auditor.distributed.room import threads_alone, worker_resources
 from auditor.errors import StageError
+from auditor.precision import dtype_of
 from auditor.sam import Network
 from auditor.storage import RunFolder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,13 @@ class Network:
     Args:
         model: Any module from inputs [m, ...] to logits [m, classes]. Its own parameters are only read by
             `parameters` and `buffers`; its mode is set at every call.
+        autocast: The type that convolutions and products of matrices compute in when training (`torch.autocast`); None
+            leaves the parameters' own.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
         self.model = model
+        self.autocast = autocast
         layers = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
         self.norms: dict[str, _BatchNorm] = {name: layer for name, layer in layers.items() if not is_frozen(layer)}
         """BatchNorm layers by module name, those that are frozen apart."""
@@ -83,7 +86,8 @@ class Network:
             seed: Seeds dropout.
 
         Returns:
-            Logits [m, classes] and, for each running buffer, momentum · batch statistic: see `move_statistics`.
+            Logits [m, classes], of the inputs' type, and, for each running buffer, momentum · batch statistic: see
+            `move_statistics`.
         """
         inputs = self.quick(inputs)
         self.model.train()
@@ -93,9 +97,12 @@ class Network:
         # micro-batches, in whatever order and on whatever worker they run.
         scratch = {key: torch.zeros_like(buffers[key]) for key in self.running_keys(buffers)}
         counted = {key: value.clone() for key, value in buffers.items() if key.endswith("num_batches_tracked")}
-        with seeded(seed, inputs.device):
+        with seeded(seed, inputs.device), self._computing(inputs.device):
             logits: Tensor = functional_call(self.model, {**buffers, **counted, **scratch, **parameters}, (inputs,))
-        return logits, scratch
+        return logits.to(inputs.dtype), scratch
+
+    def _computing(self, device: torch.device) -> AbstractContextManager[object]:
+        return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
 
     def gradient(
         self,

@@ -61,8 +61,9 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seeds initial weights, batch order, augmentation and dropout; null takes the audit's `seed`. Another one is
     another training on the same splits and labels."""
-    precision: Literal["float32", "float64"] = "float32"
-    """Type of parameters and arithmetic."""
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Type of parameters and arithmetic. `bfloat16` is mixed precision: in training's passes, layers compute in it
+    (`torch.autocast`); parameters, losses, optimizer, evaluation and all derivatives of the training keep 32 bits."""
 
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self) -> Train:

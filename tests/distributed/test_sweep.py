@@ -130,6 +130,36 @@ def test_states_computed_again_equal_the_recorded_ones_bit_for_bit(trained):
     assert found.predictability > 0
 
 
+@pytest.fixture(scope="module")
+def in_two_precisions(tmp_path_factory):
+    """The same training in 32 bits and in mixed precision."""
+    found = []
+    for precision in ("float32", "bfloat16"):
+        path = tmp_path_factory.mktemp(precision)
+        audit = config(path, **also(precision=precision))
+        prepare(audit, RunFolder(path))
+        assert run_training(audit, RunFolder(path), CPU) is None
+        found.append(audit)
+    return found
+
+
+def test_a_training_in_mixed_precision_is_computed_again_bit_for_bit_and_differentiated_in_full(in_two_precisions):
+    full, mixed = (sweep(audit, RunFolder(audit.run), CPU) for audit in in_two_precisions)
+    assert mixed.drift == {4: 0.0, 9: 0.0}
+    off = np.linalg.norm(mixed.influence - full.influence) / np.linalg.norm(full.influence)
+    # Not zero: the two trainings differ.
+    assert 0 < off < 0.05
+
+
+def test_any_number_of_workers_replays_a_training_in_mixed_precision(in_two_precisions, tmp_path):
+    audit = in_two_precisions[1]
+    in_processes(_sweep_rank, 2, audit, str(tmp_path))
+    alone = sweep(audit, RunFolder(audit.run), CPU).influence
+    for rank in range(2):
+        found = np.load(tmp_path / f"{rank}.npy")
+        assert np.linalg.norm(found - alone) < 0.01 * np.linalg.norm(alone)
+
+
 def test_memory_for_a_single_state_changes_nothing(trained):
     tight = trained.model_copy(update={"replay": trained.replay.model_copy(update={"memory_gib": 1e-9})})
     run = RunFolder(trained.run)

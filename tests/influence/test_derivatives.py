@@ -280,7 +280,7 @@ def test_every_model_can_be_scored_in_bfloat16(name):
     with torch.no_grad():
         for key, value in model.named_parameters():
             if key.endswith("bn3.weight"):  # fifty layers of random weights magnify rounding, as trained ones do not
-                value *= 0.1
+                value.mul_(0.1)
     net = Network(model)
     many = [directions_of(net, 1, shape=(1, 12, 12))]
     inputs, labels = torch.randn(16, 1, 12, 12), torch.arange(16) % 3

@@ -132,3 +132,32 @@ def test_nothing_is_laid_out_for_wide_numbers_group_norm_or_no_convolutions_and_
     before = {name: value.clone() for name, value in network.buffers().items()}
     network.quick(images())
     assert all(torch.equal(before[name], value) for name, value in network.buffers().items())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_training_in_bfloat16_is_training_in_full_but_for_rounding(norm):
+    model = build_model("small_cnn", {"widths": [3, 4], "norm": norm}, (1, 4, 4), 3, seed=1)
+    full, fewer = Network(model), Network(model, torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    given = MicroBatch(torch.randn(64, 1, 4, 4, generator=generator), torch.arange(64) % 3, torch.ones(64), seed=0)
+    state = State.initial(full)
+    expected, found = (micro_batch_pass(network, state.parameters, state.buffers, given) for network in (full, fewer))
+    for mine, theirs in (
+        (found.gradient, expected.gradient),
+        (found.statistics, expected.statistics),
+        ({"logits": found.logits, "losses": found.losses}, {"logits": expected.logits, "losses": expected.losses}),
+    ):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            assert value.dtype == torch.float32
+            # Not zero: in 32 bits, nothing would have been gained.
+            assert 0 < (value - theirs[name]).norm() < 0.05 * theirs[name].norm(), name
+
+
+def test_only_training_computes_in_fewer_bits():
+    model = build_model("small_cnn", {"widths": [3, 4]}, (1, 4, 4), 3, seed=1)
+    inputs = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    full, fewer = Network(model), Network(model, torch.bfloat16)
+    at = full.parameters(), full.buffers(), inputs
+    assert torch.equal(fewer.evaluate(*at), full.evaluate(*at))
+    assert not torch.equal(fewer.train(*at, seed=0)[0], full.train(*at, seed=0)[0])
