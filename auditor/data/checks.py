@@ -96,7 +96,7 @@ def check_settings(config: Config, is_image: bool) -> None:
         InputError: Naming the key.
     """
     augmentation = config.data.augmentation
-    if not is_image and (augmentation.horizontal_flip or augmentation.crop_padding):
+    if not is_image and (augmentation.horizontal_flip or augmentation.crop_padding or augmentation.cutout):
         raise InputError("data.augmentation: rows are features, and only images can be augmented")
     if not is_image and config.data.image_size is not None:
         raise InputError("data.image_size: rows are features, and only images have a size")

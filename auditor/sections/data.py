@@ -95,6 +95,9 @@ class Augmentation(Section):
     """Mirror half of the images."""
     crop_padding: Annotated[int, Field(ge=0)] = 0
     """Pad by this many pixels of zeros and crop back at a random offset."""
+    cutout: Annotated[int, Field(ge=0)] = 0
+    """Set a square of this many pixels a side, centred anywhere in the image, to zero (DeVries & Taylor 2017,
+    arXiv 1708.04552)."""
 
 
 class Data(Section):

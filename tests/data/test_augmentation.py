@@ -11,7 +11,7 @@ from auditor.data.augmentation import augment
 from auditor.sections.data import Augmentation
 from tests.data.builders import pixels
 
-BOTH = Augmentation(horizontal_flip=True, crop_padding=2)
+ALL = Augmentation(horizontal_flip=True, crop_padding=2, cutout=3)
 
 
 def batch(rows: list[int], height: int = 8, width: int = 6) -> torch.Tensor:
@@ -25,7 +25,12 @@ def by_hand(image: np.ndarray, settings: Augmentation, seed: int, epoch: int, ro
     across = int(uniform("crop_across", seed, epoch, row) * (2 * pad + 1)) if pad else 0
     cropped = padded[:, down : down + height, across : across + width]
     flip = settings.horizontal_flip and uniform("flip", seed, epoch, row) < 0.5
-    return cropped[:, :, ::-1] if flip else cropped
+    found = (cropped[:, :, ::-1] if flip else cropped).copy()
+    if settings.cutout:
+        top = int(uniform("cutout_down", seed, epoch, row) * height) - settings.cutout // 2
+        left = int(uniform("cutout_across", seed, epoch, row) * width) - settings.cutout // 2
+        found[:, max(top, 0) : top + settings.cutout, max(left, 0) : left + settings.cutout] = 0
+    return found
 
 
 @settings(max_examples=30, deadline=None)
@@ -33,11 +38,12 @@ def by_hand(image: np.ndarray, settings: Augmentation, seed: int, epoch: int, ro
     rows=st.lists(st.integers(0, 10**6), min_size=1, max_size=9),
     flip=st.booleans(),
     padding=st.integers(0, 9),
+    cutout=st.integers(0, 9),
     seed=st.integers(0, 2**32 - 1),
     epoch=st.integers(0, 1000),
 )
-def test_each_image_is_cropped_and_flipped_as_by_hand(rows, flip, padding, seed, epoch):
-    settings_ = Augmentation(horizontal_flip=flip, crop_padding=padding)
+def test_each_image_is_cropped_flipped_and_cut_as_by_hand(rows, flip, padding, cutout, seed, epoch):
+    settings_ = Augmentation(horizontal_flip=flip, crop_padding=padding, cutout=cutout)
     images = batch(rows)
     before = images.clone()
     result = augment(images, settings_, seed, epoch, np.array(rows))
@@ -48,16 +54,16 @@ def test_each_image_is_cropped_and_flipped_as_by_hand(rows, flip, padding, seed,
 
 def test_an_image_keeps_its_fate_in_any_batch():
     rows = list(range(50))
-    whole = augment(batch(rows), BOTH, 7, 3, np.array(rows))
+    whole = augment(batch(rows), ALL, 7, 3, np.array(rows))
     chosen = [49, 3, 3, 17]
-    assert torch.equal(whole[chosen], augment(batch(chosen), BOTH, 7, 3, np.array(chosen)))
+    assert torch.equal(whole[chosen], augment(batch(chosen), ALL, 7, 3, np.array(chosen)))
 
 
 def test_epochs_and_seeds_draw_anew():
     rows = list(range(20))
-    first = augment(batch(rows), BOTH, 0, 0, np.array(rows))
-    assert not torch.equal(first, augment(batch(rows), BOTH, 0, 1, np.array(rows)))
-    assert not torch.equal(first, augment(batch(rows), BOTH, 1, 0, np.array(rows)))
+    first = augment(batch(rows), ALL, 0, 0, np.array(rows))
+    assert not torch.equal(first, augment(batch(rows), ALL, 0, 1, np.array(rows)))
+    assert not torch.equal(first, augment(batch(rows), ALL, 1, 0, np.array(rows)))
 
 
 def test_flip_keeps_its_rows_when_rows_are_added():

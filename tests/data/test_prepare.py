@@ -323,7 +323,7 @@ def test_settings_for_images_are_refused_for_features(tmp_path):
         split: feature_table([[row + n] for n in range(10)], first=row)
         for row, split in [(0, "train"), (100, "validation"), (200, "test")]
     }
-    for data in ({"augmentation": {"horizontal_flip": True}}, {"image_size": [4, 4]}):
+    for data in ({"augmentation": {"horizontal_flip": True}}, {"augmentation": {"cutout": 2}}, {"image_size": [4, 4]}):
         (key,) = data
         config = parquet_config(tmp_path, tables, **data)
         with pytest.raises(InputError, match=rf"^data\.{key}: rows are features"):
