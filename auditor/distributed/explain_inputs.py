@@ -67,7 +67,7 @@ class Sensitivity:
     left_out: list[NDArray[np.int64]]
     """Training rows, ascending, of each retraining to predict."""
     dtype: torch.dtype | None
-    """Of the numbers that passes over samples compute with; None for that of training."""
+    """Of the numbers that passes over samples compute with; None for that of the parameters."""
 
     def __len__(self) -> int:
         return len(self.directions[0])

@@ -76,7 +76,7 @@ def fewer_bits(
         influence_of: What is made of their derivatives.
 
     Returns:
-        The type that passes over samples compute with, None for that of training, and what it costs by score.
+        The type that passes over samples compute with, None for that of the parameters, and what it costs by score.
     """
     precision = trained.config.score.precision
     if precision is None or not directions:

@@ -52,7 +52,7 @@ class ScoringInputs:
     evaluation: dict[str, Any]
     """Contents of evaluation.json."""
     dtype: torch.dtype | None = None
-    """Of the numbers that passes over samples compute with; None for that of training."""
+    """Of the numbers that passes over samples compute with; None for that of the parameters."""
 
 
 def prepare_scoring(config: Config, run: RunFolder, device: torch.device) -> ScoringInputs:

@@ -86,8 +86,8 @@ class Score(Section):
     numbers."""
 
     precision: Literal["bfloat16"] | None = None
-    """Type of the numbers that those passes, and those of `explain`, compute with; null is that of training. What it
-    costs is measured on 256 samples first and stands in the report; where ranks change, training's type is used."""
+    """Type of the numbers that those passes, and those of `explain`, compute with; null is that of the parameters. What
+    it costs is measured on 256 samples first and stands in the report; where ranks change, null is used."""
 
     @model_validator(mode="after")
     def _ablates_what_is_scored(self) -> Score:

@@ -136,7 +136,7 @@ def in_two_precisions(tmp_path_factory):
     found = []
     for precision in ("float32", "bfloat16"):
         path = tmp_path_factory.mktemp(precision)
-        audit = config(path, **also(precision=precision))
+        audit = config(path, **also(precision=precision, micro_batch_size=4))
         prepare(audit, RunFolder(path))
         assert run_training(audit, RunFolder(path), CPU) is None
         found.append(audit)
@@ -152,10 +152,11 @@ def test_a_training_in_mixed_precision_is_computed_again_bit_for_bit_and_differe
 
 
 def test_any_number_of_workers_replays_a_training_in_mixed_precision(in_two_precisions, tmp_path):
+    """Three of them add up four micro-batches in another order than one."""
     audit = in_two_precisions[1]
-    in_processes(_sweep_rank, 2, audit, str(tmp_path))
+    in_processes(_sweep_rank, 3, audit, str(tmp_path))
     alone = sweep(audit, RunFolder(audit.run), CPU).influence
-    for rank in range(2):
+    for rank in range(3):
         found = np.load(tmp_path / f"{rank}.npy")
         assert np.linalg.norm(found - alone) < 0.01 * np.linalg.norm(alone)
 
