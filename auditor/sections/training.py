@@ -71,6 +71,16 @@ class Train(Section):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
 
+    @model_validator(mode="after")
+    def _differences_survive_rounding(self) -> Train:
+        # Of a trained network's estimates in bfloat16 and in 32 bits, correlations of 0.75 to 0.94 were measured.
+        if self.precision == "bfloat16" and self.perturbation.name == "reweighted_sam":
+            raise ValueError(
+                "precision bfloat16 does not go with perturbation reweighted_sam, whose weights come from losses at "
+                "two points so close that rounding would decide between them"
+            )
+        return self
+
 
 class Evaluation(Section):
     """How validation and test loss are measured, everywhere they are measured."""
