@@ -85,6 +85,10 @@ class Config(Section):
                 f"resources.sharded does not go with train.perturbation {name}, which looks at all parameters or all "
                 "samples of a micro-batch at once"
             )
+        if self.resources.sharded and self.train.precision == "bfloat16":
+            # Each worker would keep a copy of all weights in fewer bits, and round its part of a gradient by itself,
+            # which takes replay of whole parameters as far from the training as bfloat16 itself.
+            raise ValueError("resources.sharded does not go with train.precision bfloat16")
         if self.resources.sharded and size < workers:
             raise ValueError(
                 f"resources.sharded: the {workers} workers of resources.train_workers share out every micro-batch, and "

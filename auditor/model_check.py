@@ -20,6 +20,7 @@ from auditor.influence import (
 from auditor.models import build_model
 from auditor.precision import autocast_of, dtype_of
 from auditor.sam import MicroBatch, Network, State, make_perturbation, prepared
+from auditor.sam.draws import draws_alike
 from auditor.sam.sharded import why_not_sharded, why_rows_cannot_part
 from auditor.sam.step import sam_micro_batch
 
@@ -91,13 +92,20 @@ def _train_in_fewer_bits(config: Config, model: nn.Module, batch: MicroBatch) ->
     autocast = autocast_of(config)
     if autocast is None:
         return
+    full, mixed = Network(model), Network(model, autocast)
     try:
-        _train(config, Network(model, autocast), batch)
+        _train(config, mixed, batch)
+        alike = draws_alike(full, mixed, full.parameters(), full.buffers(), batch.inputs)
     except RuntimeError as error:  # an operation of one's own may insist on a type
         raise InputError(
             f"train.precision {config.train.precision} does not go with model.name {config.model.name!r}: "
             f"{_first_line(error)}"
         ) from error
+    if not alike and {"replay", "gif_step"} & set(config.score.methods):
+        raise InputError(
+            f"train.precision {config.train.precision} does not go with model.name {config.model.name!r}: training "
+            "draws other random numbers in it than in 32 bits, where replay and gif_step differentiate"
+        )
 
 
 def _differentiate(config: Config, network: Network, batch: MicroBatch) -> None:

@@ -229,7 +229,8 @@ def _measure(
         micro_batch = _seconds(lambda: every_turn(network), device) / len(turns)
         full = micro_batch
         if network.autocast is not None:
-            full = _seconds(lambda: every_turn(Network(network.model)), device) / len(turns)
+            plain_network = Network(network.model)
+            full = _seconds(lambda: every_turn(plain_network), device) / len(turns)
         rows = _random_batch(config.score.batch_size, shape, classes, dtype, device)
         directions = Directions.along(PreciseStatistics(network, ()), parameters, buffers, [parameters])
         derivatives = Derivatives(network, [directions])

@@ -148,6 +148,10 @@ def test_a_key_that_is_called_like_a_kind_of_source_keeps_its_name(key):
     [
         (with_(train={"batch_size": 100, "micro_batch_size": 64}), "train: micro_batch_size 64 does not divide"),
         (
+            with_(train={"precision": "bfloat16"}, resources={"sharded": True, "train_workers": 2}),
+            "resources.sharded does not go with train.precision bfloat16",
+        ),
+        (
             with_(train={"precision": "bfloat16", "perturbation": {"name": "reweighted_sam"}}),
             "train: precision bfloat16 does not go with perturbation reweighted_sam",
         ),

@@ -93,6 +93,18 @@ class Insisting(nn.Module):
         return inputs.new_zeros(logits.shape).index_add(0, torch.arange(len(logits)), logits)
 
 
+class Dithering(nn.Module):
+    """Adds noise of the type that its layer computes in, which is another draw in another type."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, num_classes)
+
+    def forward(self, inputs):
+        logits = self.layer(inputs.flatten(1))
+        return logits + torch.randn_like(logits) if self.training else logits
+
+
 class Plain(nn.Sequential):
     """BatchNorm that cannot be folded."""
 
@@ -195,6 +207,19 @@ def test_a_model_that_insists_on_a_type_is_refused_in_mixed_precision_only(tmp_p
     with pytest.raises(InputError) as refused:
         check_model(config(tmp_path, model=model, train={"precision": "bfloat16"}), SHAPE, CLASSES)
     assert str(refused.value).startswith(f"train.precision bfloat16 does not go with model.name {model['name']!r}: ")
+
+
+def test_a_model_whose_draws_depend_on_the_type_is_refused_in_mixed_precision_where_steps_are_differentiated(tmp_path):
+    def check(precision, method, name="Dithering"):
+        model, score = {"name": f"{__name__}:{name}"}, {"methods": [method, "loss"]}
+        check_model(config(tmp_path, model=model, score=score, train={"precision": precision}), SHAPE, CLASSES)
+
+    check("float32", "replay")
+    check("bfloat16", "gif")
+    check("bfloat16", "replay", name="dropping")
+    for method in ("replay", "gif_step"):
+        with pytest.raises(InputError, match="training draws other random numbers in it"):
+            check("bfloat16", method)
 
 
 @pytest.mark.parametrize(

@@ -127,13 +127,13 @@ def divide(
         micro_batch_size: m.
         device: This worker's.
         sharded: Whether parameters are.
-        autocast: See `Network`.
+        autocast: See `Network`; not where parameters are sharded.
 
     Raises:
         ValueError: The network cannot be sharded.
     """
     if sharded and group.world_size() > 1:
-        return RowDivision(ShardedNetwork(model, micro_batch_size, device, autocast), micro_batches, device)
+        return RowDivision(ShardedNetwork(model, micro_batch_size, device), micro_batches, device)
     return Division(Network(model.to(device), autocast), micro_batches, device)
 
 

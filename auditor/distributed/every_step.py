@@ -40,6 +40,8 @@ def gif_at_every_step(
     """
     trained = TrainedRun(config, run, device)
     training = Retraining(trained)
+    if (reason := training.why_not_differentiable()) is not None:
+        return f"gif_step stopped: {reason}"
     tangent = trained.validation_gradient()
     sizes = trained.step_sizes()
     influence = torch.zeros(trained.manifest.rows, dtype=torch.float64)

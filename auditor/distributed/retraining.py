@@ -13,6 +13,7 @@ from auditor.distributed.loop import StepInputs
 from auditor.distributed.trained_run import TrainedRun
 from auditor.precision import autocast_of
 from auditor.sam import MicroBatch, Network, Optimizer, State, optimizer_at, sam_step
+from auditor.sam.draws import draws_alike
 from auditor.sam.perturbation import global_norm
 from auditor.trajectory import group
 from auditor.trajectory.reader import RecordedStep
@@ -39,6 +40,27 @@ class Retraining:
         self._inputs = StepInputs(trained.config, trained.train, trained.device)
         if weights is not None:
             self._inputs.weights = torch.from_numpy(weights).to(self._inputs.weights.dtype)
+
+    def why_not_differentiable(self) -> str | None:
+        """What keeps derivatives of the recorded steps in full precision from being theirs, in words; collective.
+
+        A step that is taken again as it was shows nothing of it: its draws are those of training.
+        """
+        if self._network.autocast is None:
+            return None
+        return group.from_first_rank(self._unlike_draws)
+
+    def _unlike_draws(self) -> str | None:
+        trained = self.trained
+        state = trained.reader.state(0).to(trained.device)
+        batch = next(trained.micro_batches(0))
+        if draws_alike(trained.network, self._network, state.parameters, state.buffers, batch.inputs):
+            return None
+        precision = trained.config.train.precision
+        return (
+            f"on this device the network draws other random numbers in {precision} (train.precision) than in 32 bits, "
+            "where its steps would be differentiated"
+        )
 
     def micro_batches(self, step: RecordedStep) -> Iterator[tuple[int, MicroBatch]]:
         """This worker's micro-batches of a step with their indices, as they were trained on."""

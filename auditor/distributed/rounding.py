@@ -99,7 +99,7 @@ def fewer_bits(
         if lost[worst].good_enough:
             return dtype, lost
         why = f"{precision} changes ranks ({worst}: rank correlation {lost[worst].rank:.3f} over {len(rows)} samples)"
-    remark(trained.run, f"{why}; influence is computed as the network was trained")
+    remark(trained.run, f"{why}; influence is computed with the parameters' own")
     return None, {}
 
 

@@ -91,6 +91,8 @@ class _Backwards:
         self.passed: dict[float, torch.Tensor] = {}
 
     def go(self) -> Sweep | str:
+        if (reason := self.training.why_not_differentiable()) is not None:
+            return f"replay stopped: {reason}"
         first_step = self._first_step(self.trained.config.replay.horizon)
         for segment, steps in self.trained.reader.recorded_steps(backwards=True, end=self.done.first_step):
             if segment.end_step <= first_step:

@@ -120,8 +120,8 @@ def whitened_cnn(
         *stages,
         make_pooling(pooling, None),
         nn.Flatten(),
+        Scale(scale),  # of the logits; before the linear layer, which is then the last one, it does the same
         nn.Linear(widths[-1], num_classes, bias=False),
-        Scale(scale),
     )
 
 

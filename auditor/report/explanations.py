@@ -75,7 +75,7 @@ class Explanations:
     """That judged the predictions."""
     method: str
     rounding: Mapping[str, float] | None
-    """What computing in fewer bits than training cost at worst; None where nothing was computed so."""
+    """What computing in fewer bits than the parameters have cost at worst; None where nothing was computed so."""
     page: str
     """Path or URI of explain.html."""
 
@@ -131,7 +131,7 @@ class Explanations:
         if (lost := self.rounding) is not None:
             some = "" if lost["images"] == shown else f", {lost['images']:,} of the {shown} images"
             told.append(
-                f"Computed in fewer bits than the model was trained in{some}: over {lost['rows']:,} samples that moved "
+                f"Computed in fewer bits than the parameters have{some}: over {lost['rows']:,} samples that moved "
                 f"the influence on an image by {lost['typical']:.1%} at most (root mean square) and kept the ranks "
                 f"(correlation {lost['rank']:.5f} at least)."
             )

@@ -238,7 +238,7 @@ def _rounded(rounding: Mapping[str, Mapping[str, float]]) -> str:
     rows = max(round(lost["rows"]) for lost in rounding.values())
     typical, rank = max(lost["typical"] for lost in rounding.values()), min(lost["rank"] for lost in rounding.values())
     return (
-        f"Computed in fewer bits than the model was trained in: {', '.join(rounding)}. Over {rows} samples that moved "
+        f"Computed in fewer bits than the parameters have: {', '.join(rounding)}. Over {rows} samples that moved "
         f"{'it' if len(rounding) == 1 else 'them'} by {typical:.1%} and kept the ranks (correlation {rank:.5f})."
     )
 

@@ -32,8 +32,6 @@ class SharedBatchNorm(_BatchNorm):
 
         The rows of all ranks count alike, however many each has.
         """
-        # Autocast may have computed the input with fewer bits than sums of squares bear.
-        kind, input = input.dtype, input.to(torch.promote_types(input.dtype, torch.float32))
         # Sums over what one channel has.
         others = [axis for axis in range(input.dim()) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
@@ -52,9 +50,7 @@ class SharedBatchNorm(_BatchNorm):
         scaled: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
         if self.weight is not None:
             scaled = scaled * self.weight.view(shape)
-        if self.bias is not None:
-            scaled = scaled + self.bias.view(shape)
-        return scaled.to(kind)
+        return scaled if self.bias is None else scaled + self.bias.view(shape)
 
     def _share_of_this_batch(self) -> float:
         if self.num_batches_tracked is not None:

@@ -82,19 +82,16 @@ class ShardedNetwork(Network):
             to the device block by block, and BatchNorm layers sum their statistics over the ranks.
         micro_batch_size: m.
         device: This rank's.
-        autocast: See `Network`.
 
     Raises:
         ValueError: The network cannot be shared out; see `why_not_sharded`.
     """
 
-    def __init__(
-        self, model: nn.Module, micro_batch_size: int, device: torch.device, autocast: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, micro_batch_size: int, device: torch.device) -> None:
         if (reason := why_not_sharded(model)) is not None:
             raise ValueError(reason)
         share_statistics(model)
-        super().__init__(model, autocast)
+        super().__init__(model)
         self.micro_batch_size = micro_batch_size
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         if device.type == "cuda":

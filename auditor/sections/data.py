@@ -96,8 +96,8 @@ class Augmentation(Section):
     crop_padding: Annotated[int, Field(ge=0)] = 0
     """Pad by this many pixels of zeros and crop back at a random offset."""
     cutout: Annotated[int, Field(ge=0)] = 0
-    """Set a square of this many pixels a side, centred anywhere in the image, to zero (DeVries & Taylor 2017,
-    arXiv 1708.04552)."""
+    """Blacken a square of this many pixels a side, centred anywhere in the image (DeVries & Taylor 2017, arXiv
+    1708.04552, who fill it with the mean)."""
 
 
 class Data(Section):

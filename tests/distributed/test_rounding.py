@@ -114,7 +114,7 @@ def test_where_fewer_bits_will_not_do_scores_are_in_full_and_a_remark_says_why(t
     assert inputs.evaluation["rounding"] == {}
     [remark] = [run.read_json(f"{REMARKS}/{name}")["sentence"] for name in run.names(REMARKS)]
     assert remark.startswith(words)
-    assert remark.endswith("; influence is computed as the network was trained")
+    assert remark.endswith("; influence is computed with the parameters' own")
 
 
 @pytest.mark.ray

@@ -14,6 +14,7 @@ from auditor.distributed.retraining import Retraining
 from auditor.distributed.sweep import Sweep, sweep
 from auditor.distributed.trained_run import TrainedRun
 from auditor.influence import Point, evaluate
+from auditor.influence.replay import step_pullback
 from auditor.storage import RunFolder
 from auditor.trajectory.checkpoint import load_checkpoint, save_checkpoint
 from tests.distributed.builders import config, in_processes, train_in_processes
@@ -143,8 +144,18 @@ def in_two_precisions(tmp_path_factory):
     return found
 
 
-def test_a_training_in_mixed_precision_is_computed_again_bit_for_bit_and_differentiated_in_full(in_two_precisions):
+def test_a_training_in_mixed_precision_is_computed_again_bit_for_bit_and_differentiated_in_full(
+    in_two_precisions, monkeypatch
+):
+    computed_in = []
+
+    def watched(network, *rest):
+        computed_in.append(network.autocast)
+        return step_pullback(network, *rest)
+
+    monkeypatch.setattr("auditor.distributed.sweep.step_pullback", watched)
     full, mixed = (sweep(audit, RunFolder(audit.run), CPU) for audit in in_two_precisions)
+    assert computed_in == [None] * 18
     assert mixed.drift == {4: 0.0, 9: 0.0}
     off = np.linalg.norm(mixed.influence - full.influence) / np.linalg.norm(full.influence)
     # Not zero: the two trainings differ.

@@ -16,7 +16,12 @@ RANDOM = np.random.default_rng(0)
 
 def test_the_head_is_the_linear_layer_that_makes_the_logits():
     inputs = torch.randn(2, *SHAPE)
-    for name, args in (("small_cnn", {"widths": [4]}), ("mlp", {"hidden": [5, 6]}), ("resnet", {"widths": [4, 8]})):
+    for name, args in (
+        ("small_cnn", {"widths": [4]}),
+        ("mlp", {"hidden": [5, 6]}),
+        ("resnet", {"widths": [4, 8]}),
+        ("whitened_cnn", {"widths": [4]}),
+    ):
         model = build_model(name, args, SHAPE, CLASSES, 0, torch.float32).eval()
         head = find_head(model, inputs)
         assert model.get_submodule(head).out_features == CLASSES

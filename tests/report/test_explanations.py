@@ -84,13 +84,13 @@ def test_what_fewer_bits_cost_is_said(tmp_path):
     run.write_json("explain/explain.json", run.read_json("explain/explain.json") | {"rounding": lost})
     found = read_explanations(run)
     assert found.sentences()[-1] == (
-        "Computed in fewer bits than the model was trained in: over 256 samples that moved the influence on an "
+        "Computed in fewer bits than the parameters have: over 256 samples that moved the influence on an "
         "image by 1.3% at most (root mean square) and kept the ranks (correlation 0.99871 at least)."
     )
     assert found.sentences()[:-1] == before.sentences()
     assert found.to_json()["rounding"] == lost
     run.write_json("explain/explain.json", run.read_json("explain/explain.json") | {"rounding": lost | {"images": 1}})
-    assert "trained in, 1 of the 2 images: over" in read_explanations(run).sentences()[-1]
+    assert "have, 1 of the 2 images: over" in read_explanations(run).sentences()[-1]
 
 
 def test_the_page_asks_nobody_for_anything_and_escapes_what_comes_from_the_data(tmp_path):

@@ -67,7 +67,7 @@ def test_what_fewer_bits_cost_is_said(tmp_path):
     worse = lost | {"typical": 0.0061, "rank": 0.9996}
     run.write_json("evaluation.json", run.read_json("evaluation.json") | {"rounding": {"gif": lost, "tracin": worse}})
     assert (
-        "Computed in fewer bits than the model was trained in: gif, tracin. Over 30 samples that moved them by 0.6% "
+        "Computed in fewer bits than the parameters have: gif, tracin. Over 30 samples that moved them by 0.6% "
         "and kept the ranks (correlation 0.99960)."
     ) in verdict(summarise(ranking, {}, run))
 
