@@ -112,7 +112,7 @@ class _Editor:
     def __init__(self, trained: TrainedRun, key: str, rows: tuple[int, ...]) -> None:
         self.trained, self.key = trained, key
         self.rows = np.array(rows, dtype=np.int64)
-        self.final = trained.reader.state(trained.manifest.steps).to(trained.device)
+        self.final = trained.state(trained.manifest.steps)
 
     def state(
         self, method: str, settings: Mapping[str, Any], progress: Progress

@@ -46,7 +46,7 @@ def gif_at_every_step(
     sizes = trained.step_sizes()
     influence = torch.zeros(trained.manifest.rows, dtype=torch.float64)
     for segment, steps in trained.reader.recorded_steps():
-        state = trained.reader.state(segment.first_step).to(device)
+        state = trained.state(segment.first_step)
         for step in steps:
             perturbation = trained.perturbation.at(step.index)
             after = training.forward(state, step)

@@ -56,7 +56,7 @@ class Objective:
         self._progress = progress
         self._passes = 0
         self.rank, self._world_size = group.rank(), group.world_size()
-        state = trained.reader.state(trained.manifest.steps).to(trained.device)
+        state = trained.state(trained.manifest.steps)
         self.parameters, self._state = state.parameters, state
         decay = trained.decay_scales()
         self._decay = None if decay is None else flatten(decay)

@@ -52,7 +52,7 @@ class Retraining:
 
     def _unlike_draws(self) -> str | None:
         trained = self.trained
-        state = trained.reader.state(0).to(trained.device)
+        state = trained.state(0)
         batch = next(trained.micro_batches(0))
         if draws_alike(trained.network, self._network, state.parameters, state.buffers, batch.inputs):
             return None
@@ -89,7 +89,7 @@ class Retraining:
             first_step: Of the manifest's checkpoints.
             progress: Told the number of steps taken.
         """
-        state = self.trained.reader.state(first_step).to(self.trained.device)
+        state = self.trained.state(first_step)
         for segment, steps in self.trained.reader.recorded_steps():
             if segment.first_step < first_step:
                 continue
@@ -104,7 +104,7 @@ class Retraining:
         Raises:
             DriftError: More than `replay.tolerance`, or no number.
         """
-        recorded = self.trained.reader.state(step).to(self.trained.device).parameters
+        recorded = self.trained.state(step).parameters
         apart = global_norm(value - recorded[name] for name, value in found.parameters.items())
         drift, tolerance = float(apart / global_norm(recorded.values())), self.trained.config.replay.tolerance
         if not drift <= tolerance:

@@ -152,7 +152,7 @@ def scaled_by(scales: Tensors, tensors: Tensors) -> Tensors:
 
 def perturbed_at(trained: TrainedRun, step: int) -> tuple[Tensors, Tensors]:
     """θ_c + ε_c and the buffers of a checkpoint."""
-    state = trained.reader.state(step).to(trained.device)
+    state = trained.state(step)
     # No step follows the final state; the batch before it gives its ε.
     batches = trained.micro_batches(min(step, trained.manifest.steps - 1))
     total = trained.manifest.micro_batches

@@ -97,7 +97,7 @@ class _Backwards:
         for segment, steps in self.trained.reader.recorded_steps(backwards=True, end=self.done.first_step):
             if segment.end_step <= first_step:
                 break
-            state = self.trained.reader.state(segment.first_step).to(self.trained.device)
+            state = self.trained.state(segment.first_step)
             end = self._sweep(state, steps, first_step)
             try:
                 drift = self.training.drift(segment.end_step, end)
@@ -114,7 +114,7 @@ class _Backwards:
     def _nothing(self) -> PartialSweep:
         """The end of training: no segment is swept yet."""
         manifest = self.trained.manifest
-        final = self.trained.reader.state(manifest.steps).to(self.trained.device)
+        final = self.trained.state(manifest.steps)
         cotangent = Cotangent.final(self.trained.validation_gradient(), final)
         began = float(global_norm(cotangent.parameters.values()))
         return PartialSweep(manifest.steps, began, cotangent, torch.zeros(manifest.rows, dtype=torch.float64), {}, {})

@@ -15,6 +15,7 @@ from auditor import counters
 from auditor.config import Config
 from auditor.data import Dataset, Samples, SplitName, query_rows
 from auditor.distributed.loop import StepInputs, load_samples, new_model
+from auditor.errors import InputError
 from auditor.influence import (
     Point,
     PreciseStatistics,
@@ -73,6 +74,7 @@ class TrainedRun:
         self.manifest = self.reader.manifest
         self.dataset = Dataset.load(run)
         self.network = Network(new_model(config, self.dataset).to(device))
+        self._shapes = {name: value.shape for name, value in self.network.parameters().items()}
         self.perturbation = make_perturbation(**self.manifest.perturbation)
 
     @cached_property
@@ -101,6 +103,23 @@ class TrainedRun:
         parts = np.array_split(rows, -(-count // _STATISTICS_CHUNK))
         return PreciseStatistics(self.network, [self.train.inputs(part).to(self.device) for part in parts])
 
+    def state(self, step: int) -> State:
+        """The recorded state before a step, on the device; `step` must be among the manifest's checkpoints.
+
+        Raises:
+            InputError: Its parameters are not the network's: whatever computed with it would silently use others.
+        """
+        state = self.reader.state(step)
+        for name, shape in self._shapes.items():
+            found = state.parameters.get(name)
+            if found is None or found.shape != shape:
+                held = "no such parameter" if found is None else f"one of {list(found.shape)}"
+                raise InputError(
+                    f"model.name {self.config.model.name!r} has a parameter {name} of {list(shape)}, and the recorded "
+                    f"training has {held}: the model is not the one that was trained"
+                )
+        return state.to(self.device)
+
     def chunks(self, split: SplitName, rows: NDArray[np.integer] | None = None) -> Chunks:
         """A split, or some rows of it, in chunks of `evaluation.batch_size`."""
         samples: Samples = getattr(self, split)
@@ -111,7 +130,7 @@ class TrainedRun:
         return self.final if step == self.manifest.steps else self._point(step)
 
     def _point(self, step: int) -> Point:
-        state = self.reader.state(step).to(self.device)
+        state = self.state(step)
         return Point.at(self.precise, state.parameters, state.buffers)
 
     @cached_property
@@ -165,7 +184,7 @@ class TrainedRun:
         optimizer = optimizer_at(self.manifest.optimizer, 0.0, step)
         if not isinstance(optimizer, AdamW):
             return None
-        after = self.reader.state(step + 1).to(self.device) if state is None else state
+        after = self.state(step + 1) if state is None else state
         return preconditioner(after.second, optimizer)
 
     def scales_at(self, checkpoint: int) -> Tensors | None:
@@ -200,7 +219,7 @@ class TrainedRun:
         Args:
             state: What it holds; the end of training by default.
         """
-        at = self.reader.state(self.manifest.steps).to(self.device) if state is None else state.to(self.device)
+        at = self.state(self.manifest.steps) if state is None else state.to(self.device)
         point = Point.at(self.precise, at.parameters, at.buffers)
         buffers = with_running(point.buffers, point.statistics)
         model = self.network.model
