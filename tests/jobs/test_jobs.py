@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_and_stop_it(desk, he
         shown.append(following.stdout.readline())
         assert shown[-1]
     following.send_signal(signal.SIGINT)
-    _, err = following.communicate(timeout=20)
+    _, err = following.communicate(timeout=60)
     assert following.returncode == 130
     assert "Traceback" not in err
     last = err.splitlines()[-3:]
