@@ -66,7 +66,7 @@ def check_model(config: Config, input_shape: tuple[int, ...], classes: int) -> N
         if config.resources.sharded and (reason := why_rows_cannot_part(network, inputs)) is not None:
             raise InputError(f"resources.sharded does not go with model.name {name!r}: {reason}")
         _train(config, network, batch)
-        _train_in_fewer_bits(config, model, batch)
+        _train_in_fewer_bits(config, network, batch)
         _differentiate(config, network, batch)
     except InputError:
         raise
@@ -88,14 +88,14 @@ def _train(config: Config, network: Network, batch: MicroBatch) -> None:
             )
 
 
-def _train_in_fewer_bits(config: Config, model: nn.Module, batch: MicroBatch) -> None:
+def _train_in_fewer_bits(config: Config, network: Network, batch: MicroBatch) -> None:
     autocast = autocast_of(config)
     if autocast is None:
         return
-    full, mixed = Network(model), Network(model, autocast)
+    mixed = Network(network.model, autocast)
     try:
         _train(config, mixed, batch)
-        alike = draws_alike(full, mixed, full.parameters(), full.buffers(), batch.inputs)
+        alike = draws_alike(network, mixed, network.parameters(), network.buffers(), batch.inputs)
     except RuntimeError as error:  # an operation of one's own may insist on a type
         raise InputError(
             f"train.precision {config.train.precision} does not go with model.name {config.model.name!r}: "

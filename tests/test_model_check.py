@@ -81,27 +81,30 @@ class Branching(nn.Sequential):
         return super().forward(inputs if inputs.sum() > 0 else inputs * 2)
 
 
-class Insisting(nn.Module):
-    """Adds what a layer gives to what it has made itself, and both must be of one type."""
+class Layer(nn.Module):
+    """One linear layer."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.layer = nn.Linear(64, num_classes)
 
     def forward(self, inputs):
-        logits = self.layer(inputs.flatten(1))
+        return self.layer(inputs.flatten(1))
+
+
+class Insisting(Layer):
+    """Adds what a layer gives to what it has made itself, and both must be of one type."""
+
+    def forward(self, inputs):
+        logits = super().forward(inputs)
         return inputs.new_zeros(logits.shape).index_add(0, torch.arange(len(logits)), logits)
 
 
-class Dithering(nn.Module):
+class Dithering(Layer):
     """Adds noise of the type that its layer computes in, which is another draw in another type."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(64, num_classes)
-
     def forward(self, inputs):
-        logits = self.layer(inputs.flatten(1))
+        logits = super().forward(inputs)
         return logits + torch.randn_like(logits) if self.training else logits
 
 
